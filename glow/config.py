@@ -1,0 +1,304 @@
+"""Configuration of every stage: frozen dataclasses, validated once; the field docstrings are the --help text."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+Config = TypeVar("Config")
+
+
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Raise the ValueError that names a config field, its value and what is allowed, unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(f"{name}: {value!r} is not allowed; {allowed}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a multiscale Glow."""
+
+    image_shape: tuple[int, int, int] | None = None
+    """Channels, height and width of an image. Default: those of the training data."""
+    num_bits: int = 8
+    """Bits a channel that are modelled, 1 to 8; images are reduced to 2^num_bits levels."""
+    num_levels: int = 3
+    """The paper's L. Height and width must be divisible by 2^num_levels."""
+    num_steps_per_level: int = 32
+    """The paper's K: flow steps (ActNorm, 1x1 convolution, coupling) in each level."""
+    hidden_channels: int = 512
+    """Width of the coupling networks."""
+    coupling: Literal["affine", "additive"] = "affine"
+    """Map of the coupling layers."""
+    permutation: Literal["lu", "plain"] = "lu"
+    """Parametrisation of the invertible 1x1 convolutions: LU-decomposed, or the plain matrix."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        require(1 <= self.num_bits <= 8, "model.num_bits", self.num_bits, "1 to 8 are")
+        for name in ("num_levels", "num_steps_per_level", "hidden_channels"):
+            value = getattr(self, name)
+            require(value >= 1, f"model.{name}", value, "1 or more is")
+        if self.image_shape is not None:
+            object.__setattr__(self, "image_shape", tuple(self.image_shape))
+            require(
+                len(self.image_shape) == 3 and min(self.image_shape) >= 1,
+                "model.image_shape",
+                self.image_shape,
+                "three positive numbers (channels, height, width) are",
+            )
+            _, height, width = self.image_shape
+            factor = 2**self.num_levels
+            require(
+                height % factor == 0 and width % factor == 0,
+                "model.image_shape",
+                self.image_shape,
+                f"height and width must be divisible by 2^num_levels = {factor}: prepare the data with another "
+                "--size or lower model.num_levels",
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the training data lies and how it is read."""
+
+    path: str = "data/digits"
+    """Directory of a prepared data set (holds dataset.json)."""
+    flip: bool = False
+    """Mirror training images left to right with probability 1/2."""
+    shift: int = 0
+    """Shift training images by up to this many pixels in each direction; the border is repeated."""
+    num_workers: int = 0
+    """Processes that read and decode, for each training process; 0 reads in the training process itself."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.shift >= 0, "data.shift", self.shift, "0 or more is")
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "0 or more is")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser, learning-rate schedule and gradient clipping."""
+
+    name: Literal["adam", "adamw", "adamax", "sgd"] = "adamax"
+    """Optimiser; sgd has Nesterov momentum beta1."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    beta1: float = 0.9
+    """Decay of the first moment, or the momentum of sgd."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled for adamw, an L2 penalty otherwise."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or a half cosine down to 0 at the last step."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    max_grad_norm: float | None = None
+    """Gradients are scaled down to this norm (of the loss in bits/dim). Default: no clipping."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.lr > 0, "optimizer.lr", self.lr, "a number above 0 is")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"optimizer.{name}", value, "0 up to but not including 1 is")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more is")
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more is")
+        if self.max_grad_norm is not None:
+            require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "a number above 0 is")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length of a training run, its batches, and what is written when."""
+
+    num_steps: int = 1000
+    """Optimiser steps of the whole run."""
+    batch_size: int = 64
+    """Images in one optimiser step, over all processes."""
+    microbatch_size: int | None = None
+    """Images that one process holds at once; gradients are accumulated. Default: all of its share."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data, the augmentation and the dequantisation noise."""
+    ema_decay: float = 0.999
+    """Decay of the exponential moving average of the weights, reached gradually; 0 turns averaging off."""
+    mixed_precision: Literal["no", "bf16"] | None = None
+    """Precision of the coupling networks; state and likelihood stay float32. Default: what `accelerate launch` was told."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    validate_every: int = 500
+    """Steps between two validations (always one after the last step)."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints (always one after the last step)."""
+    keep_last: int = 2
+    """Number of newest checkpoints to keep; the best by validation bits/dim is kept besides."""
+    preview_temperature: float = 0.7
+    """Temperature of the sample grid shown in TensorBoard at each validation."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        names = ("num_steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "keep_last")
+        for name in names:
+            value = getattr(self, name)
+            require(value >= 1, f"train.{name}", value, "1 or more is")
+        if self.microbatch_size is not None:
+            require(self.microbatch_size >= 1, "train.microbatch_size", self.microbatch_size, "1 or more is")
+        require(self.seed >= 0, "train.seed", self.seed, "0 or more is")
+        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 up to but not including 1 is")
+        require(self.preview_temperature >= 0, "train.preview_temperature", self.preview_temperature, "0 or more is")
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """Train a Glow on a prepared data set. The same command again resumes from the last checkpoint."""
+
+    output: str
+    """Run directory; by custom runs/NAME."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Architecture."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Training data."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimiser."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Training run."""
+
+
+@dataclass(frozen=True)
+class PrepareRun:
+    """Turn images into a sharded data set: shuffled tar shards of lossless PNGs with an index, and dataset.json."""
+
+    source: list[str]
+    """A folder of images, a zip or uncompressed tar of one, torchvision:NAME[:SPLIT] or digits; several are joined
+    (--source A --source+ B, or a YAML list)."""
+    output: str
+    """Directory of the data set to write; by custom data/NAME."""
+    validation: str | None = None
+    """Images held out for validation: a fraction (0.1), a count (5000), or a source of their own."""
+    test: str | None = None
+    """Images held out as test split: a fraction, a count, or a source of their own."""
+    size: int | tuple[int, int] | None = None
+    """Resize the shorter side (antialiased) and crop the centre to SIZE x SIZE, or to [HEIGHT, WIDTH]. Default: keep."""
+    color: Literal["keep", "rgb", "grey"] = "keep"
+    """Colour of the stored images; keep follows the first image."""
+    shard_size: int = 5000
+    """Images in one shard."""
+    seed: int = 0
+    """Seed of the shuffle and of the choice of held-out images."""
+    num_workers: int = 2
+    """Processes that decode and encode; the result does not depend on it."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do about an image that cannot be used: stop, or leave it out, count it and list it in dataset.json."""
+    torchvision_root: str = "data/torchvision"
+    """Where torchvision data sets lie."""
+    download: bool = False
+    """Let torchvision download what is not there."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(len(self.source) >= 1, "source", self.source, "one or more sources are")
+        require(self.shard_size >= 1, "shard_size", self.shard_size, "1 or more is")
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or more is")
+        require(self.seed >= 0, "seed", self.seed, "0 or more is")
+        sizes = (self.size,) if isinstance(self.size, int) else self.size or ()
+        require(all(size >= 1 for size in sizes), "size", self.size, "positive numbers are")
+
+
+@dataclass(frozen=True)
+class CheckpointChoice:
+    """Which checkpoint and which of its weights a stage uses."""
+
+    checkpoint: str
+    """A run directory (runs/NAME) or one checkpoint (runs/NAME/checkpoints/step-00001000)."""
+    which: Literal["latest", "best"] = "latest"
+    """Checkpoint to take from a run directory."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Averaged or last weights."""
+
+
+@dataclass(frozen=True)
+class SampleRun(CheckpointChoice):
+    """Draw images from a trained model: one grid for each temperature, the same latents in all of them."""
+
+    temperatures: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.7, 0.9, 1.0])
+    """Standard deviations of the latents, as a YAML list; 0 is the decoded mean."""
+    num_images: int = 64
+    """Images for each temperature."""
+    first_index: int = 0
+    """Index of the first image: image i depends on (seed, i) alone."""
+    seed: int = 0
+    """Seed of the latents."""
+    batch_size: int = 64
+    """Images drawn at a time; the images do not depend on it."""
+    output: str | None = None
+    """Directory to write. Default: samples/step-N in the run directory."""
+    save_images: bool = False
+    """Write every image as a PNG of its own too."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(len(self.temperatures) >= 1, "temperatures", self.temperatures, "one or more numbers are")
+        require(min(self.temperatures) >= 0, "temperatures", self.temperatures, "numbers of 0 or more are")
+        require(self.num_images >= 1, "num_images", self.num_images, "1 or more is")
+        require(self.first_index >= 0, "first_index", self.first_index, "0 or more is")
+        require(self.seed >= 0, "seed", self.seed, "0 or more is")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRun(CheckpointChoice):
+    """Measure the bits/dim of a trained model on a split of a data set, image by image, and write a report."""
+
+    data: str
+    """Directory of a prepared data set."""
+    split: str = "test"
+    """Split to measure."""
+    batch_size: int = 64
+    """Images read and held at a time; the figures do not depend on it."""
+    num_noise_samples: int = 1
+    """Dequantisation draws an image; their mean log-likelihood is a lower bound (elbo) whatever their number."""
+    seed: int = 0
+    """Seed of the dequantisation noise, which depends on (seed, key of the image)."""
+    baselines: bool = True
+    """Compare with a full-covariance Gaussian and a per-pixel histogram fitted to the train split."""
+    output: str | None = None
+    """Directory to write. Default: report/step-N-SPLIT in the run directory."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
+        require(self.num_noise_samples >= 1, "num_noise_samples", self.num_noise_samples, "1 or more is")
+        require(self.seed >= 0, "seed", self.seed, "0 or more is")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Return a dataclass as nested plain dicts and lists, as YAML and JSON hold it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def config_from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    """Rebuild a dataclass from what ``config_to_dict`` gave.
+
+    Raises:
+        ValueError: for a field that ``cls`` does not have or that has an impossible value.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(hints)}")
+    arguments = {
+        name: config_from_dict(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+        for name, value in values.items()
+    }
+    return cls(**arguments)

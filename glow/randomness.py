@@ -1,0 +1,23 @@
+"""Random numbers that depend on a seed, what they are for, and an index, and on nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def generator(seed: int, purpose: str, *index: int | str) -> np.random.Generator:
+    """Return the generator of ``(seed, purpose, index)``.
+
+    The 128-bit key of a Philox counter generator is a hash of the arguments, so that two images, samples or epochs share a stream
+    with negligible probability (torch's CPU generator keeps only 32 bits of its seed).
+    """
+    digest = hashlib.blake2b(repr((seed, purpose, *index)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def uniform_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw float32 noise in the open interval (0, 1): the centres of 2^23 equal cells, each exact in float32."""
+    cells = rng.integers(0, 2**23, size=shape, dtype=np.uint32)
+    return (cells.astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
