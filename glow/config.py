@@ -133,6 +133,8 @@ class TrainConfig:
     """Steps between two lines of metrics.jsonl."""
     validate_every: int = 500
     """Steps between two validations (always one after the last step)."""
+    num_validation_images: int | None = None
+    """Images of the validation split that are measured during training. Default: all."""
     checkpoint_every: int = 500
     """Steps between two checkpoints (always one after the last step)."""
     keep_last: int = 2
@@ -146,8 +148,9 @@ class TrainConfig:
         for name in names:
             value = getattr(self, name)
             require(value >= 1, f"train.{name}", value, "1 or more is")
-        if self.microbatch_size is not None:
-            require(self.microbatch_size >= 1, "train.microbatch_size", self.microbatch_size, "1 or more is")
+        for name in ("microbatch_size", "num_validation_images"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"train.{name}", value, "1 or more is")
         require(self.seed >= 0, "train.seed", self.seed, "0 or more is")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 up to but not including 1 is")
         require(self.preview_temperature >= 0, "train.preview_temperature", self.preview_temperature, "0 or more is")

@@ -1,0 +1,98 @@
+"""ActNorm: a scale and a bias for each channel, set from data once, then learned."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from glow.bijectors.base import Bijector
+
+
+class ActNorm(Bijector):
+    r"""Normalise each channel: ``z = (x + bias) * exp(log_scale)``, logdet ``H W sum(log_scale)``.
+
+    Data-dependent initialisation is explicit: between ``begin_initialization`` and the next ``normalize`` the layer is
+    pending, and that call sets mean 0 and variance 1 for its input, over the batches of all processes (a collective).
+    ``x`` is ``[N, C, ...]``.
+
+    Source: Kingma & Dhariwal 2018, section 3.1.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.log_scale = nn.Parameter(torch.zeros(num_channels))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+        # The buffer goes into checkpoints; this copy of it is read in every forward without a device sync.
+        self.is_initialized = False
+        self.pending_name: str | None = None
+
+    def begin_initialization(self, name: str) -> None:
+        """Let the next batch set scale and bias; ``name`` is what a warning calls this layer."""
+        self.pending_name = name
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return ``z`` without the log-determinant."""
+        if self.pending_name is not None:
+            self._initialize(x, self.pending_name)
+            self.pending_name = None
+        self._check()
+        bias, log_scale = self._broadcast(x)
+        return (x + bias) * log_scale.exp()
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        return self.normalize(x), self._logdet(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latents to data."""
+        self._check()
+        bias, log_scale = self._broadcast(z)
+        return z * (-log_scale).exp() - bias, -self._logdet(z)
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        return (self.log_scale.sum() * math.prod(x.shape[2:])).expand(len(x))
+
+    def _broadcast(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        return self.bias.view(shape), self.log_scale.view(shape)
+
+    def _check(self) -> None:
+        if not self.is_initialized:
+            raise RuntimeError("ActNorm is used before its initialisation: call initialize, or load a checkpoint")
+
+    @torch.no_grad()
+    def _initialize(self, x: Tensor, name: str) -> None:
+        by_channel = x.transpose(0, 1).flatten(1).double()
+        count = torch.full_like(by_channel[:, 0], by_channel.shape[1])
+        mean = _all_sum(by_channel.sum(1)) / _all_sum(count)
+        variance = _all_sum((by_channel - mean[:, None]).square().sum(1)) / _all_sum(count)
+        std = variance.sqrt()
+        constant = std <= 1e-6 * mean.abs().clamp(min=1)
+        if constant.any():
+            channels = ", ".join(str(i) for i in constant.nonzero().flatten().tolist()[:8])
+            warnings.warn(f"{name}: constant input in channel {channels}; its scale stays 1", stacklevel=2)
+        self.bias.copy_(-mean)
+        self.log_scale.copy_(torch.where(constant, torch.zeros_like(std), -std.log()))
+        self.initialized.fill_(True)
+        self.is_initialized = True
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if f"{prefix}initialized" in state_dict:
+            self.is_initialized = bool(state_dict[f"{prefix}initialized"])
+
+
+def _all_sum(values: Tensor) -> Tensor:
+    """Sum over all processes (a collective), or return ``values`` where there is only one."""
+    values = values.clone()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values

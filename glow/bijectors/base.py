@@ -1,0 +1,50 @@
+"""What every invertible map keeps: data to latent forwards, with its log-determinant, and back."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Bijector(nn.Module):
+    """An invertible map of ``[N, ...]`` to ``[N, ...]``.
+
+    ``forward(x, context=None) -> (z, logdet)`` and ``inverse(z, context=None) -> (x, logdet)``, each with the
+    log-determinant of its own Jacobian, ``[N]``, in nats, summed over all dimensions of an example.
+    """
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        raise NotImplementedError
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latents to data."""
+        raise NotImplementedError
+
+
+class Composition(Bijector):
+    """Bijectors one after the other; their log-determinants add up."""
+
+    def __init__(self, *bijectors: Bijector) -> None:
+        super().__init__()
+        self.bijectors = nn.ModuleList(bijectors)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Apply all, first to last."""
+        total = x.new_zeros(len(x))
+        for bijector in self.bijectors:
+            x, logdet = bijector(x, context)
+            total = total + logdet
+        return x, total
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Undo all, last to first."""
+        total = z.new_zeros(len(z))
+        for bijector in reversed(self.bijectors):
+            z, logdet = bijector.inverse(z, context)
+            total = total + logdet
+        return z, total
+
+
+def sum_per_example(values: Tensor) -> Tensor:
+    """Sum over all dimensions but the first: ``[N, ...] -> [N]``."""
+    return values.flatten(1).sum(1)

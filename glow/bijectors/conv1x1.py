@@ -1,0 +1,121 @@
+"""Invertible 1x1 convolution: one square matrix applied to the channels of every pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glow.bijectors.base import Bijector
+
+
+class _Conv1x1(Bijector):
+    """The common part: ``z = W x`` at every pixel, logdet ``H W log|det W|``; a subclass says what W is.
+
+    The inverse matrix is computed in float64 and kept until a parameter changes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cached: tuple[list[tuple[int, int]], list[Tensor], Tensor] | None = None
+
+    def weight(self) -> Tensor:
+        """Return W, ``[C, C]``."""
+        raise NotImplementedError
+
+    def log_abs_det(self) -> Tensor:
+        """Return log|det W|, a scalar."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        return _multiply(self.weight(), x), self._logdet(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latents to data."""
+        if torch.is_grad_enabled():
+            return _multiply(self._inverse_weight(), z), -self._logdet(z)
+        return _multiply(self._reuse_inverse(), z), -self._logdet(z)
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        return (self.log_abs_det() * math.prod(x.shape[2:])).expand(len(x))
+
+    def _inverse_weight(self) -> Tensor:
+        weight = self.weight()
+        return torch.linalg.inv(weight.double()).to(weight.dtype)
+
+    def _reuse_inverse(self) -> Tensor:
+        # Every in-place change of a parameter advances its version (optimiser step, load_state_dict, swap of averaged
+        # weights); writing through ``.data`` does not. The aliases keep the memory from being reused at its address.
+        state = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
+        if self._cached is None or self._cached[0] != state:
+            self._cached = state, [parameter.detach() for parameter in self.parameters()], self._inverse_weight()
+        return self._cached[2]
+
+
+class PlainConv1x1(_Conv1x1):
+    """W itself is the parameter; log|det W| by an LU decomposition, in float64, at every call.
+
+    Source: Kingma & Dhariwal 2018, section 3.2, equation 9.
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(_random_rotation(num_channels))
+
+    def weight(self) -> Tensor:
+        """Return W, ``[C, C]``."""
+        return self.matrix
+
+    def log_abs_det(self) -> Tensor:
+        """Return log|det W|, a scalar."""
+        return torch.linalg.slogdet(self.matrix.double()).logabsdet.to(self.matrix.dtype)
+
+
+class LUConv1x1(_Conv1x1):
+    """``W = P L (U + diag(sign exp(log_s)))``: log|det W| is ``sum(log_s)``, and W cannot become singular.
+
+    P and the signs are fixed; L (unit lower triangular), U (strictly upper triangular) and log_s are learned.
+
+    Source: Kingma & Dhariwal 2018, section 3.2, equations 10 and 11.
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        permutation, lower, upper = torch.linalg.lu(_random_rotation(num_channels).double())
+        diagonal = upper.diagonal()
+        self.lower = nn.Parameter(lower.tril(-1).float())
+        self.upper = nn.Parameter(upper.triu(1).float())
+        self.log_s = nn.Parameter(diagonal.abs().log().float())
+        self.register_buffer("permutation", permutation.float())
+        self.register_buffer("sign", diagonal.sign().float())
+
+    def weight(self) -> Tensor:
+        """Return W, ``[C, C]``."""
+        identity = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        lower = self.lower.tril(-1) + identity
+        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_s.exp())
+        return self.permutation @ lower @ upper
+
+    def log_abs_det(self) -> Tensor:
+        """Return log|det W|, a scalar."""
+        return self.log_s.sum()
+
+
+CONV1X1: dict[str, Callable[[int], Bijector]] = {"lu": LUConv1x1, "plain": PlainConv1x1}
+
+
+def _random_rotation(num_channels: int) -> Tensor:
+    """Draw a random orthogonal matrix from torch's default generator."""
+    return torch.linalg.qr(torch.randn(num_channels, num_channels, dtype=torch.float64)).Q.float()
+
+
+def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
+    """Apply ``matrix`` ``[C, C]`` to the channels of ``x`` ``[N, C, H, W]``."""
+    return F.conv2d(x, matrix[:, :, None, None])

@@ -1,0 +1,67 @@
+"""Command lines: a configuration dataclass from YAML files and options, and one-line errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+Config = TypeVar("Config")
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str) -> Config:
+    """Build the configuration ``cls`` from command-line arguments (None: those of the process).
+
+    ``--config FILE.yaml`` may come first; options after it override it. A field of type ``list[str]`` may be given
+    several times.
+
+    Raises:
+        ValueError: for an unknown key, a wrong type or an impossible value; names the field.
+    """
+    parser = ArgumentParser(prog=f"python -m pipelines.{stage}", description=cls.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with the options below; may be given several times.")
+    parser.add_class_arguments(cls)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for name, annotation in typing.get_type_hints(cls).items():
+        if annotation == list[str]:
+            arguments = _append_repeated(arguments, f"--{name}")
+    try:
+        namespace = parser.parse_args(arguments)
+        # The files that --config named are no field of the configuration.
+        del namespace["config"]
+        options = parser.instantiate(namespace)
+    except ArgumentError as error:
+        raise ValueError(_one_line(error).replace("Parser key ", "")) from error
+    return cls(**{field.name: options[field.name] for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+
+
+def run_stage(main: Callable[[], Any]) -> None:
+    """Run a stage from the command line: a user's mistake becomes one line on stderr and exit status 1."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def _append_repeated(arguments: list[str], option: str) -> list[str]:
+    """Turn ``--source A --source B`` into jsonargparse's form for appending, ``--source+ A --source+ B``."""
+    appended = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        is_list = (value if equals else following).startswith("[")
+        appended.append(f"{option}+{equals}{value}" if name == option and not is_list else argument)
+    return appended
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,195 @@
+"""Batches for training (endless, seeded, resumable) and for evaluation (every image exactly once)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from glow.config import DataConfig
+from glow.data.order import TrainingOrder
+from glow.data.reader import Sample, SplitReader
+from glow.randomness import generator, uniform_noise
+
+RUN_BYTES = 2**20  # what is read at once from one place of a shard: long enough for a parallel file system
+WINDOW_BYTES = 2**26  # what a reader holds of the batches to come
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step, or of a part of it.
+
+    Attributes:
+        keys: Sample keys.
+        images: uint8 ``[N, C, H, W]``.
+        noise: Dequantisation noise, float32 in (0, 1), ``[N, C, H, W]``.
+        labels: int64 ``[N]``, or None without labels.
+    """
+
+    keys: list[str]
+    images: Tensor
+    noise: Tensor
+    labels: Tensor | None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Arguments of the model's forward."""
+        return self.images, self.noise
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    @staticmethod
+    def of(samples: Sequence[Sample], images: Sequence[np.ndarray], noise: Sequence[np.ndarray]) -> Batch:
+        """Stack samples, their images ``[C, H, W]`` and their noise."""
+        labels = [sample.label for sample in samples if sample.label is not None]
+        return Batch(
+            [sample.key for sample in samples],
+            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(np.stack(noise)),
+            torch.tensor(labels) if len(labels) == len(samples) else None,
+        )
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return the images ``start .. stop - 1``."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Batch(self.keys[start:stop], self.images[start:stop], self.noise[start:stop], labels)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Batch]) -> Batch:
+        """Join parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        labels = [part.labels for part in parts if part.labels is not None]
+        return Batch(
+            [key for part in parts for key in part.keys],
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.noise for part in parts]),
+            torch.cat(labels) if len(labels) == len(parts) else None,
+        )
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which process this is, of how many that read the same sequence of global batches."""
+
+    rank: int = 0
+    num_processes: int = 1
+
+    def slots(self, batch_size: int) -> range:
+        """Return the slots of every global batch that belong to this process."""
+        first, end = (batch_size * r // self.num_processes for r in (self.rank, self.rank + 1))
+        return range(first, end)
+
+
+def dequantization_noise(key: str, shape: tuple[int, ...], seed: int, draw: int = 0) -> np.ndarray:
+    """Return the noise that dequantises the image of this key in an evaluation, float32 in (0, 1)."""
+    return uniform_noise(generator(seed, "dequantize", key, draw), shape)
+
+
+def train_batches(
+    config: DataConfig, batch_size: int, seed: int, images_seen: int = 0, share: Share | None = None
+) -> Iterator[Batch]:
+    """Yield this process's part of every global batch, without end, from position ``images_seen`` on.
+
+    The sequence of global batches, and what noise and augmentation each image gets in which epoch, depends on seed and
+    batch size alone, not on the number of processes or workers.
+
+    Raises:
+        ValueError: when the batch is smaller than the number of processes, or the split holds no image.
+    """
+    share = share or Share()
+    if batch_size < share.num_processes:
+        raise ValueError(
+            f"train.batch_size: {batch_size} images cannot be shared by {share.num_processes} processes; "
+            f"1 to {batch_size} processes are possible"
+        )
+    # Each worker is a reader of its own, with its own slots of the batch; their parts arrive in turn.
+    num_workers = min(config.num_workers, batch_size // share.num_processes)
+    stream = _TrainStream(config, batch_size, seed, images_seen, share)
+    loader = DataLoader(stream, batch_size=None, num_workers=num_workers, prefetch_factor=4 if num_workers else None)
+    parts: list[Batch] = []
+    for part in loader:
+        parts.append(part)
+        if len(parts) == max(1, num_workers):
+            yield Batch.concatenate(parts)
+            parts = []
+
+
+def eval_batches(
+    reader: SplitReader, batch_size: int, seed: int, share: Share | None = None, num_images: int | None = None
+) -> Iterator[Batch]:
+    """Yield every image of this process's contiguous part of a split exactly once, in order.
+
+    Args:
+        reader: The split.
+        batch_size: Images in a batch; the last one may have fewer.
+        seed: Of the dequantisation noise.
+        share: Which process this is. Default: the only one.
+        num_images: Only the first so many images. Default: all.
+    """
+    numbers = (share or Share()).slots(min(len(reader), num_images or len(reader)))
+    for start in range(numbers.start, numbers.stop, batch_size):
+        samples = reader.read(range(start, min(start + batch_size, numbers.stop)))
+        ordered = [samples[number] for number in sorted(samples)]
+        noise = [dequantization_noise(sample.key, reader.dataset.shape, seed) for sample in ordered]
+        yield Batch.of(ordered, [reader.decode(sample) for sample in ordered], noise)
+
+
+def augment(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
+    """Mirror and shift one image ``[C, H, W]`` as the config says; the border is repeated."""
+    if config.flip and rng.random() < 0.5:
+        image = image[:, :, ::-1]
+    if config.shift:
+        _, height, width = image.shape
+        down, right = rng.integers(2 * config.shift + 1, size=2).tolist()
+        padding = ((0, 0), (config.shift, config.shift), (config.shift, config.shift))
+        image = np.pad(image, padding, mode="edge")[:, down : down + height, right : right + width]
+    return np.ascontiguousarray(image)
+
+
+class _TrainStream(IterableDataset[Batch]):
+    """The parts of the global batches that one reader (a process, or a worker of it) has to provide."""
+
+    def __init__(self, config: DataConfig, batch_size: int, seed: int, images_seen: int, share: Share) -> None:
+        self.config = config
+        self.batch_size = batch_size
+        self.seed = seed
+        self.images_seen = images_seen
+        self.share = share
+        self.reader = SplitReader(config.path, "train")
+        if not len(self.reader):
+            raise ValueError(f"{config.path}: the train split holds no image")
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        share = Share(self.share.rank * workers + number, self.share.num_processes * workers)
+        slots = np.arange(self.batch_size)[share.slots(self.batch_size).start : share.slots(self.batch_size).stop]
+        sample_bytes = self.reader.mean_sample_bytes
+        longest = max(1, len(self.reader) // self.batch_size)
+        run_length = int(np.clip(RUN_BYTES / sample_bytes, 1, longest))
+        window = int(np.clip(WINDOW_BYTES / (sample_bytes * len(slots)), 1, run_length))
+        order = TrainingOrder(len(self.reader), run_length, self.batch_size, self.seed)
+        position = self.images_seen
+        while True:
+            batch_starts = position + self.batch_size * np.arange(window)
+            epochs, numbers = order.at(batch_starts[:, None] + slots)
+            samples = self.reader.read(numbers.ravel().tolist())
+            for row_epochs, row in zip(epochs.tolist(), numbers.tolist(), strict=True):
+                yield self._batch(row_epochs, [samples[number] for number in row])
+            position += self.batch_size * window
+
+    def _batch(self, epochs: Sequence[int], samples: Sequence[Sample]) -> Batch:
+        images, noise = [], []
+        for epoch, sample in zip(epochs, samples, strict=True):
+            rng = generator(self.seed, "train", epoch, sample.key)
+            images.append(augment(self.reader.decode(sample), self.config, rng))
+            noise.append(uniform_noise(rng, self.reader.dataset.shape))
+        return Batch.of(samples, images, noise)

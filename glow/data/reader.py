@@ -1,0 +1,116 @@
+"""Read samples out of the shards of a split by their number."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from glow.data.manifest import Dataset, Shard, index_path, load_dataset, read_index
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as it lies in a shard: its key, the bytes of the PNG, and its label (None without)."""
+
+    key: str
+    png: bytes
+    label: int | None
+
+
+class SplitReader:
+    """The images of one split, numbered 0 .. n - 1 in the order of the shards.
+
+    Raises:
+        ValueError: for a missing data set, split or index, or an index that does not fit dataset.json.
+    """
+
+    def __init__(self, directory: str | Path, split: str) -> None:
+        self.directory = Path(directory)
+        self.dataset: Dataset = load_dataset(directory)
+        self.split = self.dataset.split(split)
+        indices = []
+        for shard in self.split.shards:
+            path = index_path(self.directory / shard.path)
+            indices.append(read_index(path))
+            if len(indices[-1].keys) != shard.num_images:
+                raise ValueError(f"{path}: {len(indices[-1].keys)} samples, but dataset.json says {shard.num_images}")
+        self._indices = indices
+        self._first = np.cumsum([0, *(shard.num_images for shard in self.split.shards)])
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return int(self._first[-1])
+
+    def keys(self) -> list[str]:
+        """Return the keys of all images, by number."""
+        return [key.decode() for index in self._indices for key in index.keys]
+
+    @property
+    def mean_sample_bytes(self) -> float:
+        """Mean size of a sample in the shards, headers included."""
+        return sum(shard.num_bytes for shard in self.split.shards) / max(1, len(self))
+
+    def read(self, numbers: Iterable[int]) -> dict[int, Sample]:
+        """Read the samples of these numbers, neighbours in one request.
+
+        Raises:
+            ValueError: for a shard that is missing or has another size than dataset.json says; names it.
+        """
+        samples: dict[int, Sample] = {}
+        for shard_number, rows in self._runs(numbers):
+            shard, index = self.split.shards[shard_number], self._indices[shard_number]
+            spans = index.spans[rows[0] : rows[-1] + 1]
+            start, end = int(spans[0, 0]), int((spans[:, [0, 2]] + spans[:, [1, 3]]).max())
+            data = self._read_bytes(shard, start, end)
+            for row, (png, png_size, cls, cls_size) in zip(rows, (spans - [start, 0, start, 0]).tolist(), strict=True):
+                label = int(data[cls : cls + cls_size]) if cls_size else None
+                number = int(self._first[shard_number]) + row
+                samples[number] = Sample(index.keys[row].decode(), data[png : png + png_size], label)
+        return samples
+
+    def decode(self, sample: Sample) -> np.ndarray:
+        """Decode the PNG to uint8 ``[C, H, W]``.
+
+        Raises:
+            ValueError: for a damaged image or one of another shape than dataset.json says; names the key.
+        """
+        channels, height, width = self.dataset.shape
+        try:
+            with Image.open(io.BytesIO(sample.png), formats=["PNG"]) as image:
+                # The header is checked first: a stranger's shard must not make us decode a huge image.
+                if image.size != (width, height) or len(image.getbands()) != channels or image.mode not in ("L", "RGB"):
+                    raise ValueError(
+                        f"{self.directory}: sample {sample.key} is {image.width}x{image.height} {image.mode}, but "
+                        f"dataset.json says shape {list(self.dataset.shape)}"
+                    )
+                pixels = np.asarray(image)
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{self.directory}: sample {sample.key} is damaged: {error}") from error
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+    def _runs(self, numbers: Iterable[int]) -> Iterator[tuple[int, list[int]]]:
+        """Group numbers into runs of neighbours in one shard: its number and consecutive rows of its index."""
+        ordered = np.unique(np.fromiter(numbers, dtype=np.int64))
+        shards = np.searchsorted(self._first, ordered, side="right") - 1
+        breaks = np.flatnonzero((np.diff(ordered) != 1) | (np.diff(shards) != 0)) + 1
+        for run, shard in zip(np.split(ordered, breaks), np.split(shards, breaks), strict=True):
+            if len(run):
+                yield int(shard[0]), (run - self._first[shard[0]]).tolist()
+
+    def _read_bytes(self, shard: Shard, start: int, end: int) -> bytes:
+        path = self.directory / shard.path
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, io.SEEK_END)
+                file.seek(start)
+                data = file.read(end - start)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        if size != shard.num_bytes or len(data) != end - start:
+            raise ValueError(f"{path}: {size} bytes, but dataset.json says {shard.num_bytes}: damaged or partly copied")
+        return data

@@ -1,0 +1,21 @@
+"""Groups of one size: what keeps results bitwise the same for any batch size and number of processes.
+
+Convolutions over batches of different shapes differ in the last bits. So evaluation and sampling always compute groups
+of ``group_size`` rows, and item ``i`` is always row ``i % group_size``; rows that nobody asked for are padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def group_size(image_shape: tuple[int, int, int]) -> int:
+    """Return the number of rows of a group: 64, and fewer for images larger than 32x32."""
+    _, height, width = image_shape
+    return max(1, min(64, 2**16 // (height * width)))
+
+
+def aligned_ranges(indices: range, size: int) -> Iterator[range]:
+    """Cut consecutive indices at the multiples of ``size``."""
+    for start in range(indices.start - indices.start % size, indices.stop, size):
+        yield range(max(start, indices.start), min(start + size, indices.stop))

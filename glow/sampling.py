@@ -1,0 +1,50 @@
+"""Seeds to latents to images: image i depends on (seed, i) alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from glow.groups import aligned_ranges, group_size
+from glow.model import Glow
+from glow.randomness import generator
+
+
+def latent_noise(seed: int, index: int, num_dims: int) -> np.ndarray:
+    """Return the standard normal latents of image ``index``, float32 ``[num_dims]``."""
+    return generator(seed, "sample", index).standard_normal(num_dims, dtype=np.float32)
+
+
+@torch.no_grad()
+def sample_images(
+    model: Glow, indices: range, temperature: float | Sequence[float], seed: int, batch_size: int = 64
+) -> Iterator[Tensor]:
+    """Yield the uint8 images ``[n, C, H, W]`` of consecutive indices, at most ``batch_size`` (one group at least) at a time.
+
+    Image i is always row ``i % group`` of a batch of ``group_size`` rows, so that it is bitwise the same whatever range and
+    batch size it is asked for with.
+    """
+    parameter = next(model.parameters())
+    group = group_size(model.image_shape)
+    images: list[Tensor] = []
+    for chunk in aligned_ranges(indices, group):
+        noise = torch.zeros(group, model.num_dims, dtype=parameter.dtype)
+        for index in chunk:
+            noise[index % group] = torch.from_numpy(latent_noise(seed, index, model.num_dims))
+        first = chunk.start % group
+        images.extend(model.sample(noise.to(parameter.device), temperature).cpu()[first : first + len(chunk)])
+        while len(images) >= batch_size:
+            yield torch.stack(images[:batch_size])
+            images = images[batch_size:]
+    if images:
+        yield torch.stack(images)
+
+
+def image_grid(images: Tensor) -> np.ndarray:
+    """Arrange uint8 images ``[n, C, H, W]`` in a grid about as wide as high: uint8 ``[H, W, 3]``."""
+    return make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=1, pad_value=127).permute(1, 2, 0).numpy()

@@ -1,0 +1,238 @@
+"""Checkpoints: directories of safetensors, YAML and JSON, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from glow.config import TrainRun, config_from_dict, config_to_dict
+from glow.model import Glow
+
+STEP_PATTERN = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds.
+
+    Attributes:
+        tensors: By file name without suffix (model, ema, optimizer): tensors by name.
+        config: The whole configuration of the run.
+        state: Step, images_seen and other plain values.
+    """
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    config: TrainRun
+    state: Mapping[str, Any]
+
+
+class CheckpointManager:
+    """The checkpoints of one run: ``<run>/checkpoints/step-00001000/``."""
+
+    def __init__(self, run: str | Path, keep_last: int = 2) -> None:
+        self.directory = Path(run) / "checkpoints"
+        self.keep_last = keep_last
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint aside, sync it to disk, and rename it into place; then remove old ones."""
+        target = self.directory / f"step-{snapshot.state['step']:08d}"
+        partial = target.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, tensors in snapshot.tensors.items():
+            contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            save_file(contiguous, partial / f"{name}.safetensors")
+        (partial / "config.yaml").write_text(yaml.safe_dump(config_to_dict(snapshot.config), sort_keys=False))
+        checksums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        (partial / "state.json").write_text(json.dumps({**snapshot.state, "sha256": checksums}, indent=1) + "\n")
+        for path in [*partial.iterdir(), partial]:
+            _fsync(path)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+        _fsync(self.directory)
+        self.prune()
+        return target
+
+    def all(self) -> list[Path]:
+        """Return the complete checkpoints, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(path for path in self.directory.iterdir() if STEP_PATTERN.fullmatch(path.name))
+
+    def latest(self) -> Path | None:
+        """Return the newest checkpoint, or None."""
+        return self.all()[-1] if self.all() else None
+
+    def best(self) -> Path | None:
+        """Return the checkpoint with the lowest validation bits/dim, or None where none was validated."""
+        scores = [(read_state(path).get("validation_bits_per_dim"), path) for path in self.all()]
+        validated = [(score, path) for score, path in scores if score is not None]
+        return min(validated)[1] if validated else None
+
+    def prune(self) -> None:
+        """Remove all but the last ``keep_last`` and the best, and what an interrupted save left behind."""
+        for path in set(self.all()[: -self.keep_last]) - {self.best()}:
+            # Renamed first, so that a removal cut short leaves nothing that looks like a checkpoint.
+            shutil.rmtree(path.rename(path.with_suffix(".partial")))
+        for path in self.directory.glob("*.partial"):
+            shutil.rmtree(path)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Read state.json.
+
+    Raises:
+        ValueError: when it is damaged.
+    """
+    path = checkpoint / "state.json"
+    try:
+        state = json.loads(path.read_text())
+        if not isinstance(state["step"], int) or not isinstance(state["sha256"], dict):
+            raise TypeError("step and sha256 have other types")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a readable checkpoint state: {error!r}") from error
+    return state
+
+
+def read_config(checkpoint: Path) -> TrainRun:
+    """Read the configuration of the run that wrote a checkpoint."""
+    path = checkpoint / "config.yaml"
+    try:
+        return config_from_dict(TrainRun, yaml.safe_load(path.read_text()))
+    except (OSError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a readable configuration: {error}") from error
+
+
+def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
+    """Read one safetensors file of a checkpoint, after a look at its checksum.
+
+    Raises:
+        ValueError: when the file is missing or damaged.
+    """
+    path = checkpoint / f"{name}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{path}: missing from the checkpoint")
+    if _sha256(path) != read_state(checkpoint)["sha256"].get(path.name):
+        raise ValueError(f"{path}: damaged: its checksum is not the one in state.json")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged: {error}") from error
+
+
+def find_checkpoint(path: str | Path, which: str = "latest") -> Path:
+    """Return the directory of a checkpoint, given it or a run directory.
+
+    Args:
+        path: ``runs/NAME`` or ``runs/NAME/checkpoints/step-N``.
+        which: ``latest`` or ``best``, for a run directory.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    path = Path(path)
+    if (path / "state.json").is_file():
+        return path
+    manager = CheckpointManager(path)
+    found = manager.best() if which == "best" else manager.latest()
+    if found is None:
+        raise ValueError(f"{path}: no {which} checkpoint there (neither a checkpoint nor a run directory with one)")
+    return found
+
+
+def run_directory(checkpoint: Path) -> Path:
+    """Return the run directory that a checkpoint belongs to: the place for samples and reports."""
+    checkpoint = checkpoint.resolve()
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+
+
+def load_model(path: str | Path, which: str = "latest", weights: str = "ema") -> Glow:
+    """Build the Glow of a checkpoint and load its weights; needs nothing but the checkpoint.
+
+    Args:
+        path: ``runs/NAME`` or ``runs/NAME/checkpoints/step-N``.
+        which: ``latest`` or ``best``, for a run directory.
+        weights: ``ema`` or ``raw``.
+
+    Raises:
+        ValueError: when there is no such checkpoint or it is damaged.
+    """
+    checkpoint = find_checkpoint(path, which)
+    model = Glow(read_config(checkpoint).model)
+    load_weights(model, read_tensors(checkpoint, "model" if weights == "raw" else "ema"), checkpoint)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """Load a state dict; a missing, additional or ill-shaped tensor is a ValueError."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint}: its weights do not fit its model: {error}") from error
+
+
+def check_same_run(old: TrainRun, new: TrainRun) -> None:
+    """Raise a ValueError that names what a run cannot change on resuming: model, data order, optimiser."""
+
+    def fixed(run: TrainRun) -> dict[str, Any]:
+        return {
+            **{f"model.{key}": value for key, value in config_to_dict(run.model).items()},
+            "train.seed": run.train.seed,
+            "train.batch_size": run.train.batch_size,
+            "optimizer.name": run.optimizer.name,
+        }
+
+    before, now = fixed(old), fixed(new)
+    for key, value in before.items():
+        if now[key] != value:
+            raise ValueError(
+                f"{key}: {now[key]!r}, but the run in {new.output} was begun with {value!r}; go on with that, or choose "
+                "another output"
+            )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Return the optimiser's state as tensors named ``<parameter>/<entry>``."""
+    return {
+        f"{name}/{entry}": torch.as_tensor(value)
+        for name, parameter in model.named_parameters()
+        for entry, value in optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what ``optimizer_tensors`` returned, on the devices where torch's optimisers want it."""
+    names = [name for name, _ in model.named_parameters()]
+    state: dict[int, dict[str, Tensor]] = {number: {} for number in range(len(names))}
+    numbers = {name: number for number, name in enumerate(names)}
+    for key, tensor in tensors.items():
+        name, entry = key.rsplit("/", 1)
+        state[numbers[name]][entry] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,52 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Averages the parameters of a model, by name; buffers are not averaged.
+
+    The decay after ``t`` updates is ``min(decay, (1 + t) / (10 + t))``, so that the start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the parameters after ``step`` optimiser steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = [parameter.detach() for _, parameter in model.named_parameters()]
+        torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """Put the averages into the model, and the parameters back at the end."""
+        raw = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self._copy(self.average, model)
+        try:
+            yield
+        finally:
+            self._copy(raw, model)
+
+    def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the state dict of the model with the averages in place of its parameters."""
+        return {**model.state_dict(), **self.average}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the averages out of what ``state_dict`` returned."""
+        for name, average in self.average.items():
+            average.copy_(state[name])
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(values: dict[str, Tensor], model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            parameter.copy_(values[name])

@@ -1,0 +1,85 @@
+"""What a run tells about itself: metrics.jsonl, TensorBoard, environment.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Writes one JSON line and the TensorBoard values of a step; on a resume, forgets what lies after its checkpoint.
+
+    Only one process may have it.
+    """
+
+    def __init__(self, run: str | Path, start_step: int) -> None:
+        self.path = Path(run) / METRICS_FILE
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_metrics(run) if line["step"] <= start_step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept if start_step))
+        partial.replace(self.path)
+        self._file = self.path.open("a", buffering=1)
+        # purge_step hides what an interrupted run wrote beyond the checkpoint it resumes from.
+        self._board = SummaryWriter(str(Path(run) / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float | int | np.ndarray]) -> None:
+        """Write numbers to both places, and images (uint8 ``[H, W, 3]``) to TensorBoard."""
+        numbers = {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        for key, value in values.items():
+            if isinstance(value, np.ndarray):
+                self._board.add_image(key, value, step, dataformats="HWC")
+            else:
+                self._board.add_scalar(key, value, step)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Close both."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(run: str | Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl; a last line cut short by a kill is left out."""
+    path = Path(run) / METRICS_FILE
+    lines = path.read_text().splitlines() if path.is_file() else []
+    parsed = []
+    for number, line in enumerate(lines):
+        try:
+            parsed.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines) - 1:
+                raise ValueError(f"{path}: line {number + 1} is not JSON") from error
+    return parsed
+
+
+def write_environment(run: str | Path, device: torch.device, num_processes: int) -> None:
+    """Write environment.json: commit, versions, host, device, command line."""
+    packages = ("torch", "torchvision", "accelerate", "webdataset", "numpy", "glow")
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    environment = {
+        "commit": commit.stdout.strip() or None,
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "host": platform.node(),
+        "num_processes": num_processes,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "command": sys.argv,
+    }
+    path = Path(run) / "environment.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(environment, indent=1) + "\n")

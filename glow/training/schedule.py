@@ -1,0 +1,38 @@
+"""Optimisers, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from glow.config import OptimizerConfig
+
+
+def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
+    """Return the learning rate of the step that follows ``step`` finished ones.
+
+    It rises linearly to ``config.lr`` in ``warmup_steps``, then stays, or falls as half a cosine to 0 at ``num_steps``.
+    """
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant" or step < config.warmup_steps:
+        return config.lr * warmup
+    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build the optimiser that the config names."""
+    betas = (config.beta1, config.beta2)
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(parameters, config.lr, betas, weight_decay=config.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(parameters, config.lr, betas, weight_decay=config.weight_decay)
+        case "adamax":
+            return torch.optim.Adamax(parameters, config.lr, betas, weight_decay=config.weight_decay)
+        case "sgd":
+            nesterov = config.beta1 > 0
+            return torch.optim.SGD(parameters, config.lr, config.beta1, 0, config.weight_decay, nesterov=nesterov)

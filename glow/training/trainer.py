@@ -1,0 +1,238 @@
+"""The training loop: batches in, a trained model, checkpoints and metrics out. It knows nothing of images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from glow.config import TrainRun
+from glow.training.checkpoint import (
+    CheckpointManager,
+    Snapshot,
+    load_optimizer_tensors,
+    load_weights,
+    optimizer_tensors,
+    read_state,
+    read_tensors,
+)
+from glow.training.ema import EMA
+from glow.training.metrics import MetricsLog
+from glow.training.schedule import build_optimizer, learning_rate
+
+Preview = Callable[[], Mapping[str, float | np.ndarray]]
+
+
+class TrainingBatch(Protocol):
+    """What the trainer asks of a batch: the arguments of the model's forward, each ``[N, ...]``."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Arguments of forward."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+
+class TrainingDiverged(ValueError):
+    """Loss or gradient is not finite any more."""
+
+
+class Trainer:
+    """Maximises the mean of ``model(*batch.inputs)``, log-probabilities ``[N]`` in nats.
+
+    The loss of a step is in bits/dim: the sum over the global batch divided by its size, whatever the number of
+    processes and microbatches. Everything that a resumed run needs goes through checkpoints; randomness is in the batches.
+    """
+
+    def __init__(self, model: nn.Module, num_dims: int, run: TrainRun, accelerator: Accelerator) -> None:
+        self.model = model
+        self.run = run
+        self.accelerator = accelerator
+        self.bits_per_nat = 1 / (num_dims * math.log(2))
+        self.optimizer = build_optimizer(model.parameters(), run.optimizer)
+        self.ema = EMA(model, run.train.ema_decay)
+        self.checkpoints = CheckpointManager(run.output, run.train.keep_last)
+        self.step = 0
+        self.best = math.inf
+
+    @property
+    def images_seen(self) -> int:
+        """Position in the sequence of training images."""
+        return self.step * self.run.train.batch_size
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint of this run."""
+        state = read_state(checkpoint)
+        load_weights(self.model, read_tensors(checkpoint, "model"), checkpoint)
+        self.ema.load_state_dict(read_tensors(checkpoint, "ema"))
+        load_optimizer_tensors(self.optimizer, self.model, read_tensors(checkpoint, "optimizer"))
+        self.step = state["step"]
+        best = self.checkpoints.best()
+        self.best = read_state(best)["validation_bits_per_dim"] if best else math.inf
+
+    def fit(
+        self,
+        batches: Iterator[TrainingBatch],
+        validation_batches: Callable[[], Iterable[TrainingBatch]] | None,
+        preview: Preview,
+    ) -> None:
+        """Train up to ``train.num_steps``.
+
+        Args:
+            batches: This process's parts of the global batches, from ``images_seen`` on.
+            validation_batches: Gives this process's part of the held-out data, anew at each call. None: there is none.
+            preview: Called with the averaged weights in place, on the main process: what to show at each validation.
+
+        Raises:
+            TrainingDiverged: on all processes, before the optimiser step, when loss or gradient is not finite.
+        """
+        train, is_main = self.run.train, self.accelerator.is_main_process
+        wrapped = self.accelerator.prepare_model(self.model)
+        log = MetricsLog(self.run.output, self.step) if is_main else None
+        bar = tqdm(total=train.num_steps, initial=self.step, unit="step", disable=None if is_main else True)
+        window, since = [], time.perf_counter()
+        while self.step < train.num_steps:
+            lr = learning_rate(self.step, train.num_steps, self.run.optimizer)
+            loss, grad_norm = self._train_step(wrapped, next(batches), lr)
+            window.append(loss)
+            bar.update()
+            last = self.step == train.num_steps
+            values: dict[str, float | np.ndarray] = {}
+            if last or self.step % train.log_every == 0:
+                images_per_s = len(window) * train.batch_size / (time.perf_counter() - since)
+                mean = sum(window) / len(window)
+                values |= {"train/bits_per_dim": mean, "train/lr": lr, "train/grad_norm": grad_norm}
+                values |= {"train/images_per_s": images_per_s, "images_seen": self.images_seen}
+                bar.set_postfix_str(f"{mean:.3f} bits/dim")
+            score = None
+            if last or self.step % train.validate_every == 0:
+                with self.ema.applied(self.model):
+                    if validation_batches:
+                        values["validation/bits_per_dim"] = score = self._validate(validation_batches())
+                    values |= preview() if is_main else {}
+            if log and values:
+                log.write(self.step, values)
+            if log and score is not None:
+                bar.write(f"step {self.step}: {_describe(values)}")
+            if last or self.step % train.checkpoint_every == 0 or (score is not None and score < self.best):
+                self._save(score)
+            if "train/lr" in values:
+                window, since = [], time.perf_counter()
+        bar.close()
+        if log:
+            log.close()
+
+    def _train_step(self, wrapped: nn.Module, batch: TrainingBatch, lr: float) -> tuple[float, float]:
+        """Make one optimiser step; return the loss of the global batch and the norm of its gradient."""
+        train, accelerator = self.run.train, self.accelerator
+        size = train.microbatch_size or len(batch)
+        starts = range(0, len(batch), size)
+        # DDP averages gradients over processes; the loss is a sum over the global batch divided by its size.
+        scale = -self.bits_per_nat * accelerator.num_processes / train.batch_size
+        total = torch.zeros((), device=accelerator.device)
+        for start in starts:
+            inputs = [value[start : start + size].to(accelerator.device) for value in batch.inputs]
+            # DDP reduces the gradients once, with the last microbatch.
+            with accelerator.no_sync(wrapped) if start != starts[-1] else nullcontext():
+                loss = scale * wrapped(*inputs).sum()
+                loss.backward()
+            total += loss.detach()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # The one host sync of a step. The norm is that of the reduced gradient, the same on all processes.
+        loss_value, norm_value = torch.stack([accelerator.reduce(total, "mean"), norm]).tolist()
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            raise TrainingDiverged(self._diagnosis(batch, loss_value, norm_value))
+        if self.run.optimizer.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.run.optimizer.max_grad_norm, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.ema.update(self.model, self.step)
+        return loss_value, norm_value
+
+    @torch.no_grad()
+    def _validate(self, batches: Iterable[TrainingBatch]) -> float:
+        """Return the mean bits/dim over all processes' batches (a collective)."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        for batch in batches:
+            log_prob = self.model(*(value.to(self.accelerator.device) for value in batch.inputs))
+            sums += torch.stack([log_prob.double().sum(), sums.new_tensor(len(batch))])
+        total, count = self.accelerator.reduce(sums, "sum").tolist()
+        if not math.isfinite(total):
+            raise TrainingDiverged(f"validation after step {self.step}: the log-likelihood is not finite")
+        return -total * self.bits_per_nat / count
+
+    def _save(self, score: float | None) -> None:
+        """Write a checkpoint from the main process; all wait for it."""
+        if self.accelerator.is_main_process:
+            tensors = {
+                "model": self.model.state_dict(),
+                "ema": self.ema.state_dict(self.model),
+                "optimizer": optimizer_tensors(self.optimizer, self.model),
+            }
+            state = {
+                "step": self.step,
+                "images_seen": self.images_seen,
+                "validation_bits_per_dim": score,
+                "num_processes": self.accelerator.num_processes,
+            }
+            self.checkpoints.save(Snapshot(tensors, self.run, state))
+        if score is not None:
+            self.best = min(self.best, score)
+        self.accelerator.wait_for_everyone()
+
+    def _diagnosis(self, batch: TrainingBatch, loss: float, norm: float) -> str:
+        inputs = [value.to(self.accelerator.device) for value in batch.inputs]
+        where = _first_nonfinite_module(self.model, inputs) or _last_nonfinite_gradient(self.model) or "another process"
+        latest = self.checkpoints.latest()
+        return (
+            f"step {self.step + 1}: loss {loss}, gradient norm {norm}, first seen in {where}; nothing was updated. "
+            f"Last good checkpoint: {latest or 'none yet'}. A lower optimizer.lr, a longer optimizer.warmup_steps or "
+            "optimizer.max_grad_norm may help"
+        )
+
+
+@torch.no_grad()
+def _first_nonfinite_module(model: nn.Module, inputs: list[Tensor]) -> str | None:
+    """Run the model once more and return the name of the first innermost module whose output is not finite."""
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            tensors = output if isinstance(output, tuple | list) else (output,)
+            if not all(tensor.isfinite().all() for tensor in tensors if isinstance(tensor, Tensor)):
+                found.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _last_nonfinite_gradient(model: nn.Module) -> str | None:
+    """Return the name of the deepest parameter with a non-finite gradient: those before it caught it from there."""
+    names = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    return names[-1] if names else None
+
+
+def _describe(values: Mapping[str, float | np.ndarray]) -> str:
+    shown = ("train/bits_per_dim", "validation/bits_per_dim")
+    return ", ".join(f"{name.replace('/', ' ').replace('_', ' ')} {values[name]:.4f}" for name in shown if name in values)

@@ -1,0 +1,43 @@
+"""Turn images into a sharded data set: ``python -m pipelines.prepare --source SRC --output data/NAME``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from glow.cli import parse_config, run_stage
+from glow.config import PrepareRun
+from glow.data.manifest import Dataset
+from glow.data.writer import find_prepared, prepare
+
+NUM_SHOWN = 5
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare a data set and say what it holds."""
+    config = parse_config(PrepareRun, argv, "prepare")
+    dataset = find_prepared(config)
+    if dataset is not None:
+        print("already there, made with the same options (remove it to prepare it again)")
+    else:
+        dataset = prepare(config)
+    print(summary(dataset))
+    print(config.output)
+
+
+def summary(dataset: Dataset) -> str:
+    """Describe a data set in a few lines."""
+    splits = ", ".join(
+        f"{name} {split.num_images} in {len(split.shards)} shard{'s' * (len(split.shards) != 1)}"
+        for name, split in dataset.splits.items()
+    )
+    channels, height, width = dataset.shape
+    classes = "no labels" if dataset.classes is None else f"{len(dataset.classes)} classes"
+    lines = [f"{dataset.name}: {channels} x {height} x {width}, {classes}; {splits}"]
+    if dataset.left_out:
+        lines.append(f"left out: {len(dataset.left_out)} images (all are listed in dataset.json)")
+        lines += [f"  {entry['name']}: {entry['reason']}" for entry in dataset.left_out[:NUM_SHOWN]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,105 @@
+"""Train a Glow: ``python -m pipelines.train --config configs/digits.yaml``, or the same under ``accelerate launch -m``."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator
+
+from glow.cli import parse_config, run_stage
+from glow.config import TrainRun, config_to_dict
+from glow.data.loader import Share, eval_batches, train_batches
+from glow.data.manifest import load_dataset
+from glow.data.reader import SplitReader
+from glow.model import Glow
+from glow.nets import set_compute_dtype
+from glow.sampling import image_grid, sample_images
+from glow.training.checkpoint import CheckpointManager, check_same_run, read_config, read_state
+from glow.training.metrics import write_environment
+from glow.training.trainer import Trainer, TrainingBatch
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, or go on training, up to ``train.num_steps``."""
+    run = complete(parse_config(TrainRun, argv, "train"))
+    accelerator = build_accelerator(run)
+    with torch.random.fork_rng():
+        torch.manual_seed(run.train.seed)
+        model = Glow(run.model).to(accelerator.device)
+    set_compute_dtype(model, torch.bfloat16 if accelerator.mixed_precision == "bf16" else None)
+    latest = CheckpointManager(run.output).latest()
+    if latest:
+        check_same_run(read_config(latest), run)
+    if accelerator.is_main_process:
+        output = Path(run.output)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run), sort_keys=False))
+        write_environment(output, accelerator.device, accelerator.num_processes)
+
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    images_seen = read_state(latest)["images_seen"] if latest else 0
+    batches = train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
+    if latest is None:
+        first = next(batches)
+        model.initialize(*(value.to(accelerator.device) for value in first.inputs))
+        batches = itertools.chain([first], batches)
+    trainer = Trainer(model, model.num_dims, run, accelerator)
+    if latest:
+        trainer.restore(latest)
+        accelerator.print(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")
+
+    validation = SplitReader(run.data.path, "validation") if "validation" in load_dataset(run.data.path).splits else None
+
+    def validation_batches() -> Iterable[TrainingBatch]:
+        assert validation is not None
+        return eval_batches(validation, 64, run.train.seed, share, run.train.num_validation_images)
+
+    def preview() -> dict[str, float | np.ndarray]:
+        images = torch.cat(list(sample_images(model, range(36), run.train.preview_temperature, run.train.seed)))
+        return {"samples": image_grid(images)}
+
+    trainer.fit(batches, validation_batches if validation else None, preview)
+    accelerator.end_training()
+    accelerator.print(trainer.checkpoints.latest())
+
+
+def complete(run: TrainRun) -> TrainRun:
+    """Fill in what the data decides: the shape of the images.
+
+    Raises:
+        ValueError: when the config says another shape than the data set.
+    """
+    dataset = load_dataset(run.data.path)
+    shape = run.model.image_shape
+    if shape is not None and shape != dataset.shape:
+        raise ValueError(f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}")
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, image_shape=dataset.shape))
+
+
+def build_accelerator(run: TrainRun) -> Accelerator:
+    """Build the Accelerator and check that it leads as many processes as were launched.
+
+    Raises:
+        ValueError: when it does not, or the launcher asks for a precision that the model does not offer.
+    """
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=run.train.mixed_precision)
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise ValueError(f"mixed precision {accelerator.mixed_precision!r} is not offered; no and bf16 are")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched, but this one belongs to a group of {accelerator.num_processes}: "
+            "use accelerate launch --multi_gpu"
+        )
+    return accelerator
+
+
+if __name__ == "__main__":
+    run_stage(main)
