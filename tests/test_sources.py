@@ -290,7 +290,7 @@ def test_torchvision_data_set_gives_its_images_and_labels(datasets):
 
 
 def test_torchvision_reads_an_idx_file_on_disk(tmp_path):
-    """MNIST as it lies on disk after a download, with two images: the split, the targets and the class names are found."""
+    """MNIST as it lies on disk after a download, with two images: split, targets and class names are found."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     pixels = np.arange(2 * 28 * 28).reshape(2, 28, 28).astype(np.uint8)

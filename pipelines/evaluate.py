@@ -1,0 +1,128 @@
+"""Measure bits/dim: ``python -m pipelines.evaluate --checkpoint runs/digits --data data/digits --split test``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from glow.cli import parse_config, run_stage
+from glow.config import EvaluateRun
+from glow.data.loader import Batch, Share, eval_batches
+from glow.data.reader import SplitReader
+from glow.evaluation.baselines import MAX_GAUSSIAN_DIMS, GaussianBaseline, HistogramBaseline
+from glow.evaluation.likelihood import ImageScore, round_trip_error, score_split
+from glow.evaluation.report import Baseline, Evaluation, extreme_scores, write_report
+from glow.model import Glow
+from glow.training.checkpoint import find_checkpoint, load_model, read_state, run_directory
+from glow.training.metrics import read_metrics
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score every image of the split once, compare with the baselines, and write the report."""
+    config = parse_config(EvaluateRun, argv, "evaluate")
+    checkpoint = find_checkpoint(config.checkpoint, config.which)
+    model = load_model(checkpoint, weights=config.weights)
+    reader = SplitReader(config.data, config.split)
+    if reader.dataset.shape != model.image_shape:
+        raise ValueError(
+            f"{config.data}: images of shape {list(reader.dataset.shape)}, but the model of {checkpoint} is for "
+            f"{list(model.image_shape)}"
+        )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    model.to(accelerator.device)
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    scored = score_split(model, reader, config.batch_size, config.num_noise_samples, config.seed, share)
+    total = len(share.slots(len(reader)))
+    disable = None if accelerator.is_main_process else True
+    scores: list[ImageScore] = gather_object(list(tqdm(scored, "scoring", total, unit="image", disable=disable)))
+    if accelerator.is_main_process:
+        summary, output = report(config, checkpoint, model, reader, scores)
+        if not summary["valid"]:
+            raise ValueError(f"{output}: invalid: {len(summary['invalid_keys'])} images have no finite likelihood")
+        print(f"{summary['bits_per_dim']:.4f} ± {summary['standard_error'] or 0:.4f} bits/dim on {len(scores)} images")
+        print(output / "report.html")
+
+
+def report(
+    config: EvaluateRun, checkpoint: Path, model: Glow, reader: SplitReader, scores: list[ImageScore]
+) -> tuple[dict, Path]:
+    """Gather all that the report tells and write it; return bpd.json and the directory."""
+    state = read_state(checkpoint)
+    run = run_directory(checkpoint)
+    weights = "ema" if config.weights == "ema" else "model"
+    sample = next(eval_batches(reader, 64, config.seed))
+    facts = {
+        "num_dims": model.num_dims,
+        "num_bits": model.config.num_bits,
+        "bound": "elbo",
+        "num_noise_samples": config.num_noise_samples,
+        "seed": config.seed,
+        "dataset": {
+            "name": reader.dataset.name,
+            "split": config.split,
+            "num_images": reader.split.num_images,
+            "sha256": reader.split.sha256,
+        },
+        "checkpoint": {
+            "path": str(checkpoint),
+            "step": state["step"],
+            "sha256": state["sha256"][f"{weights}.safetensors"],
+        },
+        "weights": config.weights,
+        "dtype": "float32",
+        "invertibility": {"max_abs_error": round_trip_error(model, sample), "num_images": len(sample)},
+    }
+    output = Path(config.output or run / "report" / f"step-{state['step']:08d}-{config.split}")
+    grids = sorted((run / "samples" / f"step-{state['step']:08d}").glob("grid-t*.png"))
+    evaluation = Evaluation(
+        scores,
+        facts,
+        baselines(config, reader, model.config.num_bits) if config.baselines else [],
+        extremes(reader, scores),
+        {f"temperature {path.stem.removeprefix('grid-t')}": path for path in grids},
+        [line for line in read_metrics(run) if line["step"] <= state["step"]],
+    )
+    return write_report(output, evaluation), output
+
+
+def baselines(config: EvaluateRun, reader: SplitReader, num_bits: int) -> list[Baseline]:
+    """Fit the baselines to the train split and measure them on the images and noise of the evaluation (draw 0)."""
+    train = SplitReader(config.data, "train")
+    num_dims = int(np.prod(reader.dataset.shape))
+
+    def batches(split: SplitReader, title: str) -> Iterable[Batch]:
+        bar = tqdm(eval_batches(split, 256, config.seed), title, -(-len(split) // 256), unit="batch", disable=None)
+        return (batch for batch in bar)
+
+    histogram = HistogramBaseline(batches(train, "histogram"), num_bits, num_dims)
+    scores = [histogram.bits_per_dim(batch) for batch in batches(reader, "histogram")]
+    fitted = [Baseline("histogram of each pixel", np.concatenate(scores).tolist())]
+    if num_dims > MAX_GAUSSIAN_DIMS:
+        return [Baseline("Gaussian", None, f"{num_dims} dimensions, more than {MAX_GAUSSIAN_DIMS}"), *fitted]
+    if len(train) <= num_dims:
+        return [Baseline("Gaussian", None, f"only {len(train)} training images for {num_dims} dimensions"), *fitted]
+    gaussian = GaussianBaseline(batches(train, "Gaussian"), num_bits)
+    scores = [gaussian.bits_per_dim(batch) for batch in batches(reader, "Gaussian")]
+    return [Baseline("Gaussian", np.concatenate(scores).tolist()), *fitted]
+
+
+def extremes(reader: SplitReader, scores: list[ImageScore]) -> dict[str, np.ndarray]:
+    """Return the pictures of the most and least likely images, by key."""
+    numbers = {score.key: number for number, score in enumerate(scores)}
+    most, least = extreme_scores(scores)
+    pictures = {}
+    for number in {numbers[score.key] for score in [*most, *least]}:
+        sample = reader.read([number])[number]
+        image = reader.decode(sample)
+        pictures[sample.key] = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    return pictures
+
+
+if __name__ == "__main__":
+    run_stage(main)
