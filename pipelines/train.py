@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.restore(latest)
         accelerator.print(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")
 
-    validation = SplitReader(run.data.path, "validation") if "validation" in load_dataset(run.data.path).splits else None
+    validation = (
+        SplitReader(run.data.path, "validation") if "validation" in load_dataset(run.data.path).splits else None
+    )
 
     def validation_batches() -> Iterable[TrainingBatch]:
         assert validation is not None
@@ -79,7 +81,9 @@ def complete(run: TrainRun) -> TrainRun:
     dataset = load_dataset(run.data.path)
     shape = run.model.image_shape
     if shape is not None and shape != dataset.shape:
-        raise ValueError(f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}")
+        raise ValueError(
+            f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}"
+        )
     return dataclasses.replace(run, model=dataclasses.replace(run.model, image_shape=dataset.shape))
 
 

@@ -1,15 +1,13 @@
-import gc
 import io
 import json
 import tarfile
-import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
+from conftest import read_split
 from PIL import Image
 
 from glow.config import PrepareRun
@@ -49,20 +47,6 @@ def pictures():
 def config(tmp_path, pictures):
     source = make_folder(tmp_path / "source", pictures)
     return PrepareRun(source=[source], output=str(tmp_path / "data" / "pets"), shard_size=6, num_workers=0)
-
-
-def read_split(directory, split):
-    """Key -> (pixels, class index or None) by way of webdataset; reads every shard."""
-    samples = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # webdataset 1.0 leaves its files to the garbage collector
-        for shard in load_dataset(directory).splits[split].shards:
-            for sample in webdataset.WebDataset(str(Path(directory) / shard.path), shardshuffle=False):
-                assert sample["__key__"] not in samples
-                label = int(sample["cls"]) if "cls" in sample else None
-                samples[sample["__key__"]] = np.asarray(Image.open(io.BytesIO(sample["png"]))), label
-        gc.collect()
-    return samples
 
 
 def key_of(name):

@@ -43,9 +43,7 @@ class TrainingOrder:
         self._orders = {epoch: self._orders[epoch] for epoch in needed if epoch in self._orders}
         for epoch in needed:
             if epoch not in self._orders:
-                self._orders[epoch] = epoch_order(
-                    self.num_images, self.run_length, self.batch_size, self.seed, epoch
-                )
+                self._orders[epoch] = epoch_order(self.num_images, self.run_length, self.batch_size, self.seed, epoch)
             chosen = epochs == epoch
             images[chosen] = self._orders[epoch][offsets[chosen]]
         return epochs, images

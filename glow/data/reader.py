@@ -65,9 +65,12 @@ class SplitReader:
         for shard_number, rows in self._runs(numbers):
             shard, index = self.split.shards[shard_number], self._indices[shard_number]
             spans = index.spans[rows[0] : rows[-1] + 1]
-            start, end = int(spans[0, 0]), int((spans[:, [0, 2]] + spans[:, [1, 3]]).max())
-            data = self._read_bytes(shard, start, end)
-            for row, (png, png_size, cls, cls_size) in zip(rows, (spans - [start, 0, start, 0]).tolist(), strict=True):
+            offsets, sizes = spans[:, [0, 2]], spans[:, [1, 3]]
+            start = int(offsets[sizes > 0].min())
+            data = self._read_bytes(shard, start, int((offsets + sizes).max()))
+            for row, (png, cls), (png_size, cls_size) in zip(
+                rows, (offsets - start).tolist(), sizes.tolist(), strict=True
+            ):
                 label = int(data[cls : cls + cls_size]) if cls_size else None
                 number = int(self._first[shard_number]) + row
                 samples[number] = Sample(index.keys[row].decode(), data[png : png + png_size], label)

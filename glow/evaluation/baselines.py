@@ -36,7 +36,9 @@ class GaussianBaseline:
         x = self._points(batch) - self.mean
         whitened = np.linalg.solve(self._cholesky, x.T)
         num_dims = len(self.mean)
-        log_prob = -0.5 * (whitened**2).sum(0) - np.log(np.diag(self._cholesky)).sum() - num_dims / 2 * math.log(2 * math.pi)
+        log_prob = (
+            -0.5 * (whitened**2).sum(0) - np.log(np.diag(self._cholesky)).sum() - num_dims / 2 * math.log(2 * math.pi)
+        )
         return -log_prob / (num_dims * math.log(2))
 
     def _points(self, batch: Batch) -> np.ndarray:

@@ -138,7 +138,9 @@ def _histogram(evaluation: Evaluation) -> Figure:
     bins = np.histogram_bin_edges(np.concatenate(list(series.values())), bins=48).tolist()
     for (name, values), color in zip(series.items(), (BLUE, ORANGE, GREY), strict=False):
         style = "stepfilled" if name == "model" else "step"
-        axes.hist(values, bins=bins, histtype=style, color=color, alpha=0.85, label=f"{name} (mean {values.mean():.3f})")
+        axes.hist(
+            values, bins=bins, histtype=style, color=color, alpha=0.85, label=f"{name} (mean {values.mean():.3f})"
+        )
     axes.set(xlabel="bits/dim of one image (lower is likelier)", ylabel="images")
     axes.legend(frameon=False)
     return _plain(figure)

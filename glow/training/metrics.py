@@ -68,13 +68,14 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 
 def write_environment(run: str | Path, device: torch.device, num_processes: int) -> None:
     """Write environment.json: commit, versions, host, device, command line."""
-    packages = ("torch", "torchvision", "accelerate", "webdataset", "numpy", "glow")
+    packages = ("torch", "torchvision", "accelerate", "numpy", "glow")
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     environment = {
         "commit": commit.stdout.strip() or None,
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
         "host": platform.node(),
         "num_processes": num_processes,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

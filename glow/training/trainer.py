@@ -235,4 +235,6 @@ def _last_nonfinite_gradient(model: nn.Module) -> str | None:
 
 def _describe(values: Mapping[str, float | np.ndarray]) -> str:
     shown = ("train/bits_per_dim", "validation/bits_per_dim")
-    return ", ".join(f"{name.replace('/', ' ').replace('_', ' ')} {values[name]:.4f}" for name in shown if name in values)
+    return ", ".join(
+        f"{name.replace('/', ' ').replace('_', ' ')} {values[name]:.4f}" for name in shown if name in values
+    )
