@@ -46,5 +46,10 @@ def sample_images(
 
 
 def image_grid(images: Tensor) -> np.ndarray:
-    """Arrange uint8 images ``[n, C, H, W]`` in a grid about as wide as high: uint8 ``[H, W, 3]``."""
+    """Arrange uint8 images ``[n, C, H, W]`` in a grid about as wide as high: uint8 ``[H, W, 3]``.
+
+    Images smaller than 48 pixels are enlarged by a whole factor, so that a person can see them.
+    """
+    factor = max(1, 48 // max(images.shape[2:]))
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     return make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=1, pad_value=127).permute(1, 2, 0).numpy()

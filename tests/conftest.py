@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import webdataset
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from glow.config import ModelConfig, PrepareRun
@@ -109,9 +110,11 @@ def _rank_main(rank: int, function: Callable[..., object], world: int, folder: s
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    AcceleratorState._reset_state(reset_partial_state=True)  # the parent may have been a process of its own
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     try:
         result = function(*arguments)
         (Path(folder) / f"{rank}.json").write_text(json.dumps(result))
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():  # the end of a training has done it already
+            dist.destroy_process_group()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -114,7 +115,7 @@ def _render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(files("glow.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8"))
     most, least = extreme_scores(evaluation.scores)
-    plots = {}
+    plots: dict[str, str | None] = {"histogram": None, "levels": None, "training": None}
     if summary["valid"]:
         plots["histogram"] = _svg(_histogram(evaluation))
         plots["levels"] = _svg(_levels(summary["parts"]))
@@ -125,8 +126,8 @@ def _render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
         plots=plots,
         most=most,
         least=least,
-        pictures={key: _data_url(_png(image)) for key, image in evaluation.extremes.items()},
-        grids={caption: _data_url(path.read_bytes()) for caption, path in evaluation.grids.items()},
+        pictures={key: _data_url(_png(image), "image/png") for key, image in evaluation.extremes.items()},
+        grids={caption: _data_url(path.read_bytes(), "image/png") for caption, path in evaluation.grids.items()},
     )
 
 
@@ -185,11 +186,11 @@ def _plain(figure: Figure) -> Figure:
 
 
 def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    # Without a date and with a fixed salt for ids the same report is the same file.
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    """Draw a figure as an image URL; without a date and with a fixed salt of its ids, always the same one."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "glow"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _data_url(buffer.getvalue(), "image/svg+xml")
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -198,5 +199,5 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _data_url(content: bytes, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -46,7 +46,11 @@ class MetricsLog:
                 self._board.add_scalar(key, value, step)
         self._board.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> MetricsLog:
+        """Return the log itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Close both."""
         self._file.close()
         self._board.close()

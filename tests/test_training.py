@@ -1,0 +1,425 @@
+"""Training: schedules, averaging, steps, checkpoints, resuming, and what happens when it goes wrong."""
+
+import io
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from conftest import random_inputs, run_ranks, tiny_config, tiny_glow
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from glow.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainRun
+from glow.data.loader import Share, train_batches
+from glow.model import Glow
+from glow.training import checkpoint as checkpoint_module
+from glow.training.checkpoint import (
+    CheckpointManager,
+    Snapshot,
+    find_checkpoint,
+    load_model,
+    read_state,
+    read_tensors,
+)
+from glow.training.ema import EMA
+from glow.training.metrics import MetricsLog, read_metrics
+from glow.training.schedule import build_optimizer, learning_rate
+from glow.training.trainer import Trainer, TrainingDiverged
+from pipelines import train as train_stage
+
+
+def options(dataset, output, *extra):
+    """Arguments of the train stage for a run of seconds."""
+    return [
+        "--config", "configs/smoke.yaml", "--data.path", str(dataset), "--output", str(output),
+        "--model.hidden_channels", "8", "--train.num_steps", "8", "--train.batch_size", "12",
+        "--train.validate_every", "4", "--train.checkpoint_every", "4", *extra,
+    ]  # fmt: skip
+
+
+def comparable(run):
+    """Lines of metrics.jsonl without what depends on time."""
+    return [{k: v for k, v in line.items() if not k.endswith(("_s", "_bytes"))} for line in read_metrics(run)]
+
+
+def assert_same_checkpoint(a, b):
+    for name in ("model", "ema", "optimizer"):
+        left, right = read_tensors(a, name), read_tensors(b, name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+
+
+# Schedules, optimisers, averaging
+
+
+def test_learning_rate_warms_up_and_falls_as_a_cosine():
+    config = OptimizerConfig(lr=1.0, schedule="cosine", warmup_steps=10)
+    rates = [learning_rate(step, 110, config) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+    assert rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0.0)
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_constant_learning_rate_stays():
+    config = OptimizerConfig(lr=0.3, warmup_steps=2)
+    assert [learning_rate(step, 9, config) for step in range(4)] == [0.15, 0.3, 0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("adamax", torch.optim.Adamax), ("sgd", torch.optim.SGD)],
+)
+def test_every_optimizer_lowers_a_quadratic(name, cls):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer([parameter], OptimizerConfig(name=name, lr=0.05, weight_decay=0.01))
+    assert type(optimizer) is cls
+    for _ in range(20):
+        parameter.square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert parameter.square().sum() < 1
+
+
+def test_average_follows_its_formula_and_gives_the_weights_back():
+    model = nn.Linear(2, 1)
+    start = model.weight.detach().clone()
+    ema = EMA(model, 0.9)
+    with torch.no_grad():
+        model.weight.add_(1)
+    ema.update(model, step=1)
+    decay = min(0.9, 2 / 11)
+    assert torch.allclose(ema.average["weight"], start * decay + (start + 1) * (1 - decay))
+    with ema.applied(model):
+        assert torch.equal(model.weight, ema.average["weight"])
+    assert torch.equal(model.weight, start + 1)
+
+
+# The train stage
+
+
+def test_training_lowers_the_loss_moves_weights_and_writes_everything(dataset, tmp_path):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run, "--train.num_steps", "40", "--train.checkpoint_every", "20"))
+    losses = [line["train/bits_per_dim"] for line in read_metrics(run)]
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+    assert read_metrics(run)[-1]["images_seen"] == 480
+    last = run / "checkpoints" / "step-00000040"
+    assert {path.name for path in last.iterdir()} == {
+        "model.safetensors", "ema.safetensors", "optimizer.safetensors", "config.yaml", "state.json",
+    }  # fmt: skip
+    assert {path.name for path in run.iterdir()} == {
+        "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "tensorboard",
+    }  # fmt: skip
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["image_shape"] == [3, 8, 8]
+    raw, averaged = (load_model(run, weights=weights) for weights in ("raw", "ema"))
+    assert not torch.equal(raw.chain[1].bijector.bijectors[0].bias, averaged.chain[1].bijector.bijectors[0].bias)
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0}).Reload()
+    wanted = {"train/bits_per_dim", "validation/bits_per_dim", "train/lr", "train/grad_norm", "train/images_per_s"}
+    assert wanted <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("validation/bits_per_dim")] == list(range(4, 41, 4))
+    assert Image.open(io.BytesIO(board.Images("samples")[-1].encoded_image_string)).size[0] > 50
+
+
+def test_same_command_again_resumes_bitwise(dataset, tmp_path):
+    through, resumed = tmp_path / "through", tmp_path / "resumed"
+    train_stage.main(options(dataset, through))
+    # Stopped between two checkpoints: what lies after the last one must be forgotten.
+    with pytest.raises(Interrupted):
+        train_with_fault(options(dataset, resumed), at_step=7)
+    assert len(read_metrics(resumed)) == 6
+    train_stage.main(options(dataset, resumed))
+    assert_same_checkpoint(through / "checkpoints/step-00000008", resumed / "checkpoints/step-00000008")
+    assert comparable(through) == comparable(resumed)
+    board = EventAccumulator(str(resumed / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("train/bits_per_dim")] == list(range(1, 9))
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def train_with_fault(arguments, at_step):
+    original = Trainer._train_step
+
+    def step(self, *args):
+        if self.step == at_step - 1:
+            raise Interrupted
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", step)
+        train_stage.main(arguments)
+
+
+def killed_while_saving(arguments, point):
+    """Train, and die of SIGKILL inside the second save."""
+    torch.set_num_threads(1)
+    saves = itertools.count()
+    module, name = {"tensors": (checkpoint_module, "save_file"), "rename": (Path, "rename")}[point]
+    original = getattr(module, name)
+
+    def dying(*args, **kwargs):
+        original_result = None if point == "rename" else original(*args, **kwargs)
+        # Three tensor files a save; one rename.
+        if next(saves) == {"tensors": 4, "rename": 1}[point]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs) if point == "rename" else original_result
+
+    setattr(module, name, dying)
+    train_stage.main(arguments)
+
+
+@pytest.mark.parametrize("point", ["tensors", "rename"])
+def test_kill_9_during_a_save_resumes_from_the_checkpoint_before(dataset, tmp_path, point):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    child = multiprocessing.get_context("fork").Process(target=killed_while_saving, args=(options(dataset, run), point))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert [path.name for path in CheckpointManager(run).all()] == ["step-00000004"]
+    assert list((run / "checkpoints").glob("*.partial"))
+    train_stage.main(options(dataset, run))
+    train_stage.main(options(dataset, undisturbed))
+    assert_same_checkpoint(run / "checkpoints/step-00000008", undisturbed / "checkpoints/step-00000008")
+    assert not list((run / "checkpoints").glob("*.partial"))
+
+
+def test_finished_run_trains_no_further(dataset, tmp_path, capsys):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run))
+    before = (run / "metrics.jsonl").read_text()
+    train_stage.main(options(dataset, run))
+    assert (run / "metrics.jsonl").read_text() == before
+    assert capsys.readouterr().out.splitlines()[-1].endswith("step-00000008")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--model.hidden_channels", "9"], r"model\.hidden_channels: 9, but the run in .* was begun with 8"),
+        (["--train.batch_size", "13"], r"train\.batch_size: 13, but the run"),
+        (["--train.seed", "5"], r"train\.seed: 5, but the run"),
+    ],
+)
+def test_resuming_another_run_is_refused(dataset, tmp_path, extra, message):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run, "--train.num_steps", "1"))
+    with pytest.raises(ValueError, match=message):
+        train_stage.main(options(dataset, run, *extra))
+
+
+def test_shape_that_is_not_that_of_the_data_is_refused(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.image_shape: \[1, 8, 8\], but the images of .* are \[3, 8, 8\]"):
+        train_stage.main(options(dataset, tmp_path, "--model.image_shape", "[1, 8, 8]"))
+    with pytest.raises(ValueError, match=r"divisible by 2\^num_levels = 16"):
+        train_stage.main(options(dataset, tmp_path, "--model.num_levels", "4"))
+
+
+def test_more_processes_than_the_group_are_refused(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were launched, but this one belongs to a group of 1"):
+        train_stage.main(options(dataset, tmp_path))
+
+
+# Steps
+
+
+def step_once(dataset, microbatch_size=None, batch_size=12):
+    """Make two steps of this process's share from the same start; return the losses and a few weights."""
+    accelerator = Accelerator(cpu=True)
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    train = TrainConfig(batch_size=batch_size, microbatch_size=microbatch_size, num_steps=2)
+    run = TrainRun("unused", tiny_config(), DataConfig(str(dataset)), OptimizerConfig(name="sgd", lr=0.1, max_grad_norm=5), train)
+    batches = train_batches(run.data, batch_size, 0, 0, share)
+    torch.manual_seed(0)
+    model = Glow(run.model)
+    first = next(batches)
+    model.initialize(*first.inputs)
+    trainer = Trainer(model, model.num_dims, run, accelerator)
+    wrapped = accelerator.prepare_model(model)
+    losses = [trainer._train_step(wrapped, batch, 0.1) for batch in (first, next(batches))]
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    return {"losses": losses, "weights": weights, "num_processes": accelerator.num_processes}
+
+
+def test_microbatches_make_the_same_step(dataset):
+    whole, parts = step_once(dataset), step_once(dataset, microbatch_size=5)
+    assert np.allclose(whole["losses"], parts["losses"], rtol=1e-5)
+    assert np.allclose(whole["weights"], parts["weights"], atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [12, 13])
+def test_two_processes_make_the_step_of_one(dataset, batch_size):
+    alone = step_once(dataset, batch_size=batch_size)
+    for result in run_ranks(step_once, 2, dataset, 3, batch_size):
+        assert result["num_processes"] == 2
+        assert np.allclose(result["losses"], alone["losses"], rtol=1e-5)
+        assert np.allclose(result["weights"], alone["weights"], atol=1e-5)
+
+
+def train_main(arguments):
+    train_stage.main(arguments)
+
+
+def test_two_processes_train_like_one(dataset, tmp_path):
+    alone, pair = tmp_path / "alone", tmp_path / "pair"
+    train_stage.main(options(dataset, alone))
+    run_ranks(train_main, 2, options(dataset, pair))
+    for one, two in zip(comparable(alone), comparable(pair), strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
+    assert json.loads((pair / "environment.json").read_text())["num_processes"] == 2
+
+
+class TwoGaussians(nn.Module):
+    """A density of vectors: nothing in the trainer knows of images."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        return (-0.5 * (x - self.mean).square() - 0.5 * math.log(2 * math.pi)).sum(1)
+
+
+class VectorBatch:
+    def __init__(self, x):
+        self.inputs = (x,)
+
+    def __len__(self):
+        return len(self.inputs[0])
+
+
+def test_trainer_trains_vectors(tmp_path):
+    run = TrainRun(str(tmp_path), optimizer=OptimizerConfig(name="adam", lr=0.1), train=TrainConfig(num_steps=60, batch_size=32))
+    rng = torch.Generator().manual_seed(0)
+    batches = (VectorBatch(torch.randn(32, 3, generator=rng) + 2) for _ in itertools.count())
+    trainer = Trainer(TwoGaussians(), 3, run, Accelerator(cpu=True))
+    trainer.fit(batches, lambda: [VectorBatch(torch.full((5, 3), 2.0))], lambda: {"mean": 2.0})
+    assert (trainer.model.mean - 2).abs().max() < 0.3
+    assert read_metrics(tmp_path)[-1]["validation/bits_per_dim"] == pytest.approx(0.5 * math.log2(2 * math.pi), abs=0.1)
+
+
+def diverging(tmp_path, spoil):
+    model = tiny_glow(torch.float32)
+    run = TrainRun(str(tmp_path), train=TrainConfig(batch_size=4))
+    trainer = Trainer(model, model.num_dims, run, Accelerator(cpu=True))
+    batch = VectorBatch(None)
+    batch.inputs = random_inputs(model.config, 4, torch.float32)
+    batch.__class__.__len__ = lambda self: len(self.inputs[0])
+    spoil(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(TrainingDiverged) as error:
+        trainer._train_step(model, batch, 0.1)
+    after = model.state_dict()
+    assert all(torch.equal(before[n].nan_to_num(9), after[n].nan_to_num(9)) for n in before)
+    return str(error.value)
+
+
+def test_non_finite_loss_names_step_layer_and_checkpoint_and_updates_nothing(tmp_path):
+    def spoil(model):
+        with torch.no_grad():
+            model.chain[2].bijector.bijectors[2].net.conv2.weight[0, 0] = math.inf
+
+    message = diverging(tmp_path, spoil)
+    assert message.startswith("step 1: loss nan")
+    assert "first seen in chain.2.bijector.bijectors.2.net.conv2;" in message
+    assert "Last good checkpoint: none yet" in message
+
+
+def test_non_finite_gradient_of_a_finite_loss_stops_too(tmp_path):
+    def spoil(model):
+        model.chain[2].bijector.bijectors[0].log_scale.register_hook(lambda gradient: gradient * math.nan)
+
+    message = diverging(tmp_path, spoil)
+    assert "gradient norm nan, first seen in chain.2.bijector.bijectors.0.log_scale" in message
+
+
+# Checkpoints
+
+
+def snapshot(step, score=None):
+    model = tiny_glow(torch.float32)
+    state = {"step": step, "images_seen": step, "validation_bits_per_dim": score}
+    return Snapshot({"model": model.state_dict(), "ema": model.state_dict()}, TrainRun("x", tiny_config()), state)
+
+
+def test_old_checkpoints_are_removed_but_the_best_is_kept(tmp_path):
+    manager = CheckpointManager(tmp_path, keep_last=2)
+    for step, score in enumerate([3.0, 1.0, 2.0, None, 4.0], start=1):
+        manager.save(snapshot(step, score))
+    assert [path.name[-1] for path in manager.all()] == ["2", "4", "5"]
+    assert find_checkpoint(tmp_path, "best").name == "step-00000002"
+    assert find_checkpoint(tmp_path).name == "step-00000005"
+    assert find_checkpoint(tmp_path / "checkpoints/step-00000004").name == "step-00000004"
+
+
+def test_loaded_model_needs_only_the_checkpoint_and_gives_the_same_numbers(tmp_path):
+    path = CheckpointManager(tmp_path).save(snapshot(1))
+    original, loaded = tiny_glow(torch.float32), load_model(path)
+    inputs = random_inputs(original.config, 4, torch.float32)
+    assert torch.equal(loaded(*inputs), original(*inputs))
+    noise = torch.randn(2, original.num_dims)
+    assert torch.equal(loaded.sample(noise, 0.7), original.sample(noise, 0.7))
+
+
+def test_damaged_checkpoints_are_clear_errors(tmp_path):
+    path = CheckpointManager(tmp_path).save(snapshot(1))
+    weights = path / "ema.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"ema\.safetensors: damaged: its checksum is not the one in state\.json"):
+        load_model(path)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"ema\.safetensors: missing from the checkpoint"):
+        load_model(path)
+    (path / "state.json").write_text("{")
+    with pytest.raises(ValueError, match=r"state\.json: not a readable checkpoint state"):
+        read_state(path)
+    (path / "config.yaml").write_text("model: {widthh: 3}")
+    with pytest.raises(ValueError, match=r"config\.yaml: not a readable configuration: ModelConfig has no field widthh"):
+        load_model(path)
+    with pytest.raises(ValueError, match="no latest checkpoint there"):
+        find_checkpoint(tmp_path / "nothing")
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    model = tiny_glow(torch.float32)
+    wrong = Snapshot({"ema": model.state_dict()}, TrainRun("x", tiny_config(hidden_channels=9)), {"step": 1})
+    path = CheckpointManager(tmp_path).save(wrong)
+    with pytest.raises(ValueError, match="its weights do not fit its model"):
+        load_model(path)
+
+
+def test_config_in_a_checkpoint_cannot_run_code(tmp_path):
+    path = CheckpointManager(tmp_path).save(snapshot(1))
+    (path / "config.yaml").write_text(f"model: !!python/object/apply:os.mkdir ['{tmp_path}/made']")
+    with pytest.raises(ValueError, match="not a readable configuration"):
+        load_model(path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_metrics_cut_short_by_a_kill_are_read_and_forgotten_on_resume(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a"')
+    with MetricsLog(tmp_path, start_step=1):
+        pass
+    assert read_metrics(tmp_path) == [{"step": 1, "a": 1}]
+
+
+def test_model_config_of_a_run_is_that_of_its_file(dataset, tmp_path):
+    train_stage.main(options(dataset, tmp_path / "run", "--train.num_steps", "1", "--model.coupling", "additive"))
+    assert load_model(tmp_path / "run").config == ModelConfig(
+        image_shape=(3, 8, 8), num_bits=4, num_levels=2, num_steps_per_level=2, hidden_channels=8, coupling="additive"
+    )
