@@ -1,0 +1,1 @@
+"""Multiscale Glow image-density models: flows, data, training, sampling, evaluation."""

@@ -25,9 +25,7 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str) -> C
         ValueError: for an unknown key, a wrong type or an impossible value; names the field.
     """
     parser = ArgumentParser(prog=f"python -m pipelines.{stage}", description=cls.__doc__, exit_on_error=False)
-    parser.add_argument(
-        "--config", action="config", help="YAML file with the options below; may be given several times."
-    )
+    parser.add_argument("--config", action="config", help="YAML file of the options below.")
     parser.add_class_arguments(cls)
     arguments = list(sys.argv[1:] if argv is None else argv)
     for name, annotation in typing.get_type_hints(cls).items():

@@ -128,7 +128,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     """Decay of the exponential moving average of the weights, reached gradually; 0 turns averaging off."""
     mixed_precision: Literal["no", "bf16"] | None = None
-    """Precision of the coupling networks; state and likelihood stay float32. Default: what `accelerate launch` was told."""
+    """Precision of the coupling networks; state and likelihood stay float32. Default: as `accelerate launch` says."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     validate_every: int = 500
@@ -186,7 +186,7 @@ class PrepareRun:
     test: str | None = None
     """Images held out as test split: a fraction, a count, or a source of their own."""
     size: int | tuple[int, int] | None = None
-    """Resize the shorter side (antialiased) and crop the centre to SIZE x SIZE, or to [HEIGHT, WIDTH]. Default: keep."""
+    """Resize (antialiased) and crop the centre to SIZE x SIZE, or to [HEIGHT, WIDTH]. Default: keep."""
     color: Literal["keep", "rgb", "grey"] = "keep"
     """Colour of the stored images; keep follows the first image."""
     shard_size: int = 5000
@@ -277,6 +277,18 @@ class EvaluateRun(CheckpointChoice):
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
         require(self.num_noise_samples >= 1, "num_noise_samples", self.num_noise_samples, "1 or more is")
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """Prepare scikit-learn's digits, train on them, sample and evaluate: a few minutes on two CPU cores."""
+
+    data: str = "data/digits"
+    """Directory of the data set to write."""
+    output: str = "runs/digits"
+    """Run directory to write."""
+    training: str = "configs/digits.yaml"
+    """Configuration of the training stage."""
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from glow.nets import CouplingNet
 
 
 class Unit(nn.Module):
-    """One link of the chain: a bijector, after which the last ``num_latent_channels`` may leave as standard normal latents.
+    """One link of the chain: a bijector, after which the last ``num_latent_channels`` leave as standard normal latents.
 
     ``forward(x, log_prob, context) -> (x, log_prob)`` adds the log-determinant, and the log-density of what leaves.
     """
@@ -65,6 +65,8 @@ class Glow(nn.Module):
     Source: Kingma & Dhariwal 2018, figure 2.
     """
 
+    chain: Sequence[Unit]
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.image_shape is None:
@@ -72,18 +74,19 @@ class Glow(nn.Module):
         self.config = config
         self.image_shape = config.image_shape
         self.num_dims = math.prod(config.image_shape)
-        self.chain = nn.ModuleList()
+        units: list[Unit] = []
         self.latent_shapes: list[tuple[int, int, int]] = []
         channels, height, width = config.image_shape
         for level in range(config.num_levels):
             channels, height, width = 4 * channels, height // 2, width // 2
-            self.chain.append(Unit(Squeeze()))
-            self.chain.extend(Unit(_step(channels, config)) for _ in range(config.num_steps_per_level))
+            units.append(Unit(Squeeze()))
+            units.extend(Unit(_step(channels, config)) for _ in range(config.num_steps_per_level))
             is_last = level == config.num_levels - 1
             num_latent = channels if is_last else channels // 2
-            self.chain.append(Unit(TopPrior(channels) if is_last else SplitPrior(channels), num_latent))
+            units.append(Unit(TopPrior(channels) if is_last else SplitPrior(channels), num_latent))
             self.latent_shapes.append((num_latent, height, width))
             channels -= num_latent
+        self.chain = nn.ModuleList(units)  # type: ignore[assignment]
 
     def forward(self, images: Tensor, noise: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the log-probability of discrete images, ``[N]``, in nats: a sample of the dequantisation bound.
@@ -121,7 +124,10 @@ class Glow(nn.Module):
         return dequantize(images, noise, self.config.num_bits)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Return the latents, one tensor a level, shallowest first, each N(0, I) under the model, and the logdet ``[N]``."""
+        """Return the latents and the logdet ``[N]``.
+
+        There is one latent tensor a level, shallowest first, each N(0, I) under the model.
+        """
         latents, total = [], x.new_zeros(len(x))
         for unit in self.chain:
             x, latent, logdet = unit.encode(x, context)

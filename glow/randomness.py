@@ -10,8 +10,8 @@ import numpy as np
 def generator(seed: int, purpose: str, *index: int | str) -> np.random.Generator:
     """Return the generator of ``(seed, purpose, index)``.
 
-    The 128-bit key of a Philox counter generator is a hash of the arguments, so that two images, samples or epochs share a stream
-    with negligible probability (torch's CPU generator keeps only 32 bits of its seed).
+    The 128-bit key of a Philox counter generator is a hash of the arguments, so that two images, samples or epochs
+    share a stream with negligible probability (torch's CPU generator keeps only 32 bits of its seed).
     """
     digest = hashlib.blake2b(repr((seed, purpose, *index)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

@@ -24,10 +24,10 @@ def latent_noise(seed: int, index: int, num_dims: int) -> np.ndarray:
 def sample_images(
     model: Glow, indices: range, temperature: float | Sequence[float], seed: int, batch_size: int = 64
 ) -> Iterator[Tensor]:
-    """Yield the uint8 images ``[n, C, H, W]`` of consecutive indices, at most ``batch_size`` (one group at least) at a time.
+    """Yield the uint8 images ``[n, C, H, W]`` of consecutive indices, ``batch_size`` at a time.
 
-    Image i is always row ``i % group`` of a batch of ``group_size`` rows, so that it is bitwise the same whatever range and
-    batch size it is asked for with.
+    Image i is always computed as row ``i % group`` of a group, so that it is bitwise the same whatever range and batch
+    size it is asked for with.
     """
     parameter = next(model.parameters())
     group = group_size(model.image_shape)

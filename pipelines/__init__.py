@@ -1,0 +1,1 @@
+"""The stages, one module each: parse, build, run, say what was written."""

@@ -1,4 +1,4 @@
-"""Train a Glow: ``python -m pipelines.train --config configs/digits.yaml``, or the same under ``accelerate launch -m``."""
+"""Train: ``python -m pipelines.train --config configs/digits.yaml``, or the same under ``accelerate launch -m``."""
 
 from __future__ import annotations
 

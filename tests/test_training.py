@@ -79,7 +79,12 @@ def test_constant_learning_rate_stays():
 
 @pytest.mark.parametrize(
     ("name", "cls"),
-    [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("adamax", torch.optim.Adamax), ("sgd", torch.optim.SGD)],
+    [
+        ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+        ("adamax", torch.optim.Adamax),
+        ("sgd", torch.optim.SGD),
+    ],
 )
 def test_every_optimizer_lowers_a_quadratic(name, cls):
     parameter = nn.Parameter(torch.ones(3))
@@ -242,7 +247,9 @@ def step_once(dataset, microbatch_size=None, batch_size=12):
     accelerator = Accelerator(cpu=True)
     share = Share(accelerator.process_index, accelerator.num_processes)
     train = TrainConfig(batch_size=batch_size, microbatch_size=microbatch_size, num_steps=2)
-    run = TrainRun("unused", tiny_config(), DataConfig(str(dataset)), OptimizerConfig(name="sgd", lr=0.1, max_grad_norm=5), train)
+    run = TrainRun(
+        "unused", tiny_config(), DataConfig(str(dataset)), OptimizerConfig(name="sgd", lr=0.1, max_grad_norm=5), train
+    )
     batches = train_batches(run.data, batch_size, 0, 0, share)
     torch.manual_seed(0)
     model = Glow(run.model)
@@ -303,7 +310,9 @@ class VectorBatch:
 
 
 def test_trainer_trains_vectors(tmp_path):
-    run = TrainRun(str(tmp_path), optimizer=OptimizerConfig(name="adam", lr=0.1), train=TrainConfig(num_steps=60, batch_size=32))
+    run = TrainRun(
+        str(tmp_path), optimizer=OptimizerConfig(name="adam", lr=0.1), train=TrainConfig(num_steps=60, batch_size=32)
+    )
     rng = torch.Generator().manual_seed(0)
     batches = (VectorBatch(torch.randn(32, 3, generator=rng) + 2) for _ in itertools.count())
     trainer = Trainer(TwoGaussians(), 3, run, Accelerator(cpu=True))
@@ -389,7 +398,9 @@ def test_damaged_checkpoints_are_clear_errors(tmp_path):
     with pytest.raises(ValueError, match=r"state\.json: not a readable checkpoint state"):
         read_state(path)
     (path / "config.yaml").write_text("model: {widthh: 3}")
-    with pytest.raises(ValueError, match=r"config\.yaml: not a readable configuration: ModelConfig has no field widthh"):
+    with pytest.raises(
+        ValueError, match=r"config\.yaml: not a readable configuration: ModelConfig has no field widthh"
+    ):
         load_model(path)
     with pytest.raises(ValueError, match="no latest checkpoint there"):
         find_checkpoint(tmp_path / "nothing")

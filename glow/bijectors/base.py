@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 
@@ -24,9 +26,11 @@ class Bijector(nn.Module):
 class Composition(Bijector):
     """Bijectors one after the other; their log-determinants add up."""
 
+    bijectors: Sequence[Bijector]
+
     def __init__(self, *bijectors: Bijector) -> None:
         super().__init__()
-        self.bijectors = nn.ModuleList(bijectors)
+        self.bijectors = nn.ModuleList(bijectors)  # type: ignore[assignment]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Apply all, first to last."""

@@ -1,0 +1,1 @@
+"""Sharded image data sets: preparing and reading them."""

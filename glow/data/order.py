@@ -11,9 +11,9 @@ def epoch_order(num_images: int, run_length: int, batch_size: int, seed: int, ep
     """Return image numbers in the order of one epoch, ``[num_images]``, each once.
 
     The data set is cut into runs of neighbours, the runs are shuffled, and so are the images within each. The result
-    is dealt to ``batch_size`` lanes, each a contiguous piece, and position ``i`` of the epoch is image ``i // batch_size`` of lane
-    ``i % batch_size``. So the sequence of global batches knows nothing of processes, and yet whoever reads a contiguous range of
-    slots of every batch reads a contiguous share of the runs.
+    is cut into ``batch_size`` lanes, each a contiguous piece, and position ``i`` of the epoch is image
+    ``i // batch_size`` of lane ``i % batch_size``. So the sequence of global batches knows nothing of processes, and
+    yet whoever reads a contiguous range of slots of every batch reads a contiguous share of the runs.
     """
     rng = generator(seed, "order", epoch)
     # A random phase, so that an image has other neighbours in its run in every epoch.

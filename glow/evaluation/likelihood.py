@@ -46,8 +46,8 @@ def score_split(
 ) -> Iterator[ImageScore]:
     """Yield the score of every image of this process's part of a split, in order.
 
-    The mean log-probability over ``num_noise_samples`` dequantisation draws is a lower bound (ELBO) of that of the discrete image.
-    Draw k of an image depends on (seed, key, k) alone.
+    The mean log-probability over ``num_noise_samples`` dequantisation draws is a lower bound (ELBO) of that of the
+    discrete image. Draw k of an image depends on (seed, key, k) alone.
     """
     first = (share or Share()).slots(len(reader)).start
     group = group_size(model.image_shape)
@@ -64,7 +64,10 @@ def score_split(
 
 @torch.no_grad()
 def _score(model: Glow, images: Tensor, noise: Tensor, start: int, group: int) -> Tensor:
-    """Return bits/dim of the parts and, last, of the whole, float64 ``[N, L + 2]``; the images are rows ``start ...`` of a group."""
+    """Return bits/dim of the parts and, last, of the whole, float64 ``[N, L + 2]``.
+
+    The images are rows ``start`` and following of a group; the other rows are padding.
+    """
     parameter = next(model.parameters())
     rows = slice(start, start + len(images))
     padded_images = torch.zeros(group, *images.shape[1:], dtype=torch.uint8)
@@ -77,7 +80,7 @@ def _score(model: Glow, images: Tensor, noise: Tensor, start: int, group: int) -
 
 
 def _aligned(batches: Iterable[Batch], first: int, group: int) -> Iterator[tuple[int, Batch]]:
-    """Cut batches of consecutive images, the first of number ``first``, at the multiples of ``group``; yield their first rows too."""
+    """Cut batches of the images ``first`` and following at the multiples of ``group``; yield their first rows too."""
     pending: list[Batch] = []
     number = first
     for batch in batches:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import matplotlib
@@ -25,7 +25,7 @@ BLUE, ORANGE, GREY = "#2563a8", "#c2571a", "#8a8f98"
 
 @dataclass(frozen=True)
 class Baseline:
-    """Bits/dim of another density on the same images with the same noise, one value an image; None says why there is none."""
+    """Bits/dim of another density on the same images with the same noise, one an image; or the reason why not."""
 
     name: str
     bits_per_dim: Sequence[float] | None
@@ -65,7 +65,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
     valid = bool(np.isfinite(values).all())
     estimate = Estimate.of(values) if valid else None
     parts = np.mean([score.parts for score in evaluation.scores], axis=0).tolist() if valid else None
-    baselines = {}
+    baselines: dict[str, dict[str, float | str | None]] = {}
     for baseline in evaluation.baselines:
         if baseline.bits_per_dim is None:
             baselines[baseline.name] = {"bits_per_dim": None, "reason": baseline.reason}
@@ -138,7 +138,7 @@ def _histogram(evaluation: Evaluation) -> Figure:
     series |= {b.name: np.asarray(b.bits_per_dim) for b in evaluation.baselines if b.bits_per_dim is not None}
     bins = np.histogram_bin_edges(np.concatenate(list(series.values())), bins=48).tolist()
     for (name, values), color in zip(series.items(), (BLUE, ORANGE, GREY), strict=False):
-        style = "stepfilled" if name == "model" else "step"
+        style: Literal["step", "stepfilled"] = "stepfilled" if name == "model" else "step"
         axes.hist(
             values, bins=bins, histtype=style, color=color, alpha=0.85, label=f"{name} (mean {values.mean():.3f})"
         )
@@ -164,7 +164,7 @@ def _levels(parts: Mapping[str, Any]) -> Figure:
 def _training_curve(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(6.4, 3), layout="constrained")
     axes = figure.add_subplot()
-    shown = []
+    shown: list[float] = []
     for name, color in (("train", GREY), ("validation", BLUE)):
         points = [(m["step"], m[f"{name}/bits_per_dim"]) for m in metrics if f"{name}/bits_per_dim" in m]
         if points:

@@ -200,8 +200,8 @@ def check_same_run(old: TrainRun, new: TrainRun) -> None:
     for key, value in before.items():
         if now[key] != value:
             raise ValueError(
-                f"{key}: {now[key]!r}, but the run in {new.output} was begun with {value!r}; go on with that, or choose "
-                "another output"
+                f"{key}: {now[key]!r}, but the run in {new.output} was begun with {value!r}; go on with that, or "
+                "choose another output"
             )
 
 

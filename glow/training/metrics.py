@@ -78,8 +78,8 @@ def write_environment(run: str | Path, device: torch.device, num_processes: int)
     )
     environment = {
         "commit": commit.stdout.strip() or None,
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
         "host": platform.node(),
         "num_processes": num_processes,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

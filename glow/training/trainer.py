@@ -51,7 +51,7 @@ class Trainer:
     """Maximises the mean of ``model(*batch.inputs)``, log-probabilities ``[N]`` in nats.
 
     The loss of a step is in bits/dim: the sum over the global batch divided by its size, whatever the number of
-    processes and microbatches. Everything that a resumed run needs goes through checkpoints; randomness is in the batches.
+    processes and microbatches. All that a resumed run needs goes through checkpoints; randomness is in the batches.
     """
 
     def __init__(self, model: nn.Module, num_dims: int, run: TrainRun, accelerator: Accelerator) -> None:
@@ -234,6 +234,5 @@ def _last_nonfinite_gradient(model: nn.Module) -> str | None:
 
 def _describe(values: Mapping[str, float | np.ndarray]) -> str:
     shown = ("train/bits_per_dim", "validation/bits_per_dim")
-    return ", ".join(
-        f"{name.replace('/', ' ').replace('_', ' ')} {values[name]:.4f}" for name in shown if name in values
-    )
+    parts = [f"{name.removesuffix('/bits_per_dim')} {values[name]:.4f}" for name in shown if name in values]
+    return ", ".join(parts) + " bits/dim"

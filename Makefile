@@ -1,0 +1,36 @@
+# make demo: everything, from nothing, on real images.   make test: all tests.   make check: what CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lint types clean
+
+demo: .venv/demo
+	$(BIN)/python -m pipelines.demo
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+check: lint types test
+
+lint: .venv/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/test
+	$(BIN)/mypy
+
+# One virtual environment; the stamps say which extras are in it. Installing again is quick.
+.venv/demo .venv/test: .venv/%: pyproject.toml | $(BIN)/python
+	@echo "installing glow[$*] into .venv: about 3 minutes and 5.5 GB the first time"
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' \
+		|| { echo "error: $(PYTHON) has no ensurepip; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,29 @@
+"""All four stages on scikit-learn's handwritten digits: ``python -m pipelines.demo``, or ``make demo``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from glow.cli import parse_config, run_stage
+from glow.config import DemoRun
+from pipelines import evaluate, prepare, sample, train
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run prepare, train, sample and evaluate, and say where the pictures are."""
+    demo = parse_config(DemoRun, argv, "demo")
+    print("1/4 prepare")
+    prepare.main(["--source", "digits", "--output", demo.data, "--validation", "180", "--test", "360"])
+    print("2/4 train")
+    train.main(["--config", demo.training, "--data.path", demo.data, "--output", demo.output])
+    print("3/4 sample")
+    sample.main(["--checkpoint", demo.output])
+    print("4/4 evaluate")
+    evaluate.main(["--checkpoint", demo.output, "--data", demo.data, "--split", "test"])
+    samples, report = (max((Path(demo.output) / kind).iterdir()) for kind in ("samples", "report"))
+    print(f"\nsample grid: {samples / 'grid-t0.70.png'}\nreport: {report / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,81 @@
+"""Imports run downward only, and outside libraries appear only where they belong."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+# Each module may import what stands before it, and its own group.
+LAYERS = [
+    ["glow.config", "glow.randomness", "glow.groups"],
+    ["glow.images", "glow.nets", "glow.bijectors"],
+    ["glow.model", "glow.data"],
+    ["glow.training", "glow.sampling", "glow.evaluation"],
+    ["glow.cli"],
+    ["pipelines"],
+]
+ONLY_IN = {
+    "jsonargparse": {"glow.cli"},
+    "accelerate": {"glow.training.trainer", "pipelines.train", "pipelines.evaluate"},
+    "torch.utils.tensorboard": {"glow.training.metrics"},
+    "sklearn": {"glow.data.sources"},
+}
+FILES = sorted([*Path("glow").rglob("*.py"), *Path("pipelines").rglob("*.py")])
+
+
+def name_of(path):
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_within(name, package):
+    return name == package or name.startswith(package + ".")
+
+
+def layer_of(name):
+    return next((number for number, group in enumerate(LAYERS) if any(is_within(name, g) for g in group)), None)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_run_downward(path):
+    name = name_of(path)
+    if name == "glow":
+        return
+    own = layer_of(name)
+    assert own is not None, f"{name} belongs to no layer"
+    for imported in imports_of(path):
+        other = layer_of(imported)
+        assert other is None or other <= own, f"{name} imports {imported}"
+        if own == 2 and other == 2:
+            assert is_within(name, "glow.data") == is_within(imported, "glow.data"), (
+                "model and data do not know each other"
+            )
+        for library, places in ONLY_IN.items():
+            assert not is_within(imported, library) or name in places, f"{name} imports {imported}"
+
+
+def test_model_side_imports_torch_alone():
+    allowed = ("torch", "glow", "math", "collections", "warnings", "typing", "__future__")
+    for path in [
+        Path("glow/images.py"),
+        Path("glow/nets.py"),
+        Path("glow/model.py"),
+        *Path("glow/bijectors").glob("*.py"),
+    ]:
+        assert all(imported.split(".")[0] in allowed for imported in imports_of(path)), path
+
+
+def test_nothing_is_pickled():
+    for path in FILES:
+        source = path.read_text()
+        assert "pickle" not in source.replace("can be pickled", "") or path.name == "sources.py"
+        assert "torch.load" not in source
+        assert "torch.save" not in source

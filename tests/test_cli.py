@@ -1,0 +1,149 @@
+"""Command lines: configuration from files and options, and errors of one line."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glow.cli import parse_config, run_stage
+from glow.config import (
+    DataConfig,
+    DemoRun,
+    EvaluateRun,
+    PrepareRun,
+    SampleRun,
+    TrainRun,
+    config_from_dict,
+    config_to_dict,
+)
+
+CONFIGS = sorted(Path("configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_is_valid_and_survives_a_round_trip(path):
+    run = parse_config(TrainRun, ["--config", str(path)], "train")
+    assert run.output == f"runs/{path.stem}"
+    assert config_from_dict(TrainRun, config_to_dict(run)) == run
+
+
+def test_papers_configs_are_the_papers():
+    by_name = {path.stem: parse_config(TrainRun, ["--config", str(path)], "train") for path in CONFIGS}
+    shapes = {name: (run.model.num_levels, run.model.num_steps_per_level) for name, run in by_name.items()}
+    assert shapes["cifar10"] == (3, 32)
+    assert shapes["imagenet64"] == (4, 48)
+    assert shapes["celebahq256"] == (6, 32)
+    celeba = by_name["celebahq256"].model
+    assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
+
+
+def test_options_override_files_and_earlier_options(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("output: runs/a\noptimizer: {lr: 0.5}\nmodel: {image_shape: [1, 8, 8], num_levels: 2}\n")
+    run = parse_config(TrainRun, ["--config", str(file), "--optimizer.lr", "1e-3"], "train")
+    assert run.optimizer.lr == 1e-3
+    assert run.model.image_shape == (1, 8, 8)
+
+
+def test_list_options_may_be_repeated():
+    assert parse_config(PrepareRun, ["--source", "a", "--source=b", "--output", "c"], "prepare").source == ["a", "b"]
+    assert parse_config(PrepareRun, ["--source", "[a, b]", "--output", "c"], "prepare").source == ["a", "b"]
+    sample = parse_config(SampleRun, ["--checkpoint", "r", "--temperatures", "[0, 0.5]"], "sample")
+    assert sample.temperatures == [0.0, 0.5]
+    assert parse_config(PrepareRun, ["--source", "a", "--output", "c", "--size", "[4, 6]"], "prepare").size == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "message"),
+    [
+        (
+            TrainRun,
+            ["--output", "x", "--optimizer.lr=-1"],
+            r"^optimizer\.lr: -1\.0 is not allowed; a number above 0 is$",
+        ),
+        (TrainRun, ["--output", "x", "--optimizer.lrr", "1"], r"unrecognized arguments: --optimizer\.lrr"),
+        (TrainRun, ["--output", "x", "--optimizer.name", "lion"], r"optimizer\.name.*'adam', 'adamw'.*Got value: lion"),
+        (TrainRun, ["--output", "x", "--train.num_steps", "many"], r"train\.num_steps.*int.*Got value: many"),
+        (TrainRun, ["--output", "x", "--train.batch_size", "0"], r"train\.batch_size: 0 is not allowed; 1 or more is"),
+        (TrainRun, ["--output", "x", "--model.num_bits", "9"], r"model\.num_bits: 9 is not allowed; 1 to 8 are"),
+        (TrainRun, ["--output", "x", "--data.shift", "-1"], r"data\.shift"),
+        (TrainRun, [], r"required: output"),
+        (TrainRun, ["--config", "none.yaml"], r"File does not exist: '.*none\.yaml'"),
+        (SampleRun, ["--checkpoint", "r", "--num_images", "0"], r"num_images: 0 is not allowed; 1 or more is"),
+        (EvaluateRun, ["--checkpoint", "r"], r"required: data"),
+        (PrepareRun, ["--source", "a", "--output", "b", "--shard_size", "0"], r"shard_size: 0 is not allowed"),
+    ],
+)
+def test_wrong_options_are_errors_of_one_line_that_name_the_field(cls, arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parse_config(cls, arguments, "train")
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_key_of_a_file_is_an_error_that_names_it(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("output: runs/a\nmodel: {widht: 3}\n")
+    with pytest.raises(ValueError, match="widht"):
+        parse_config(TrainRun, ["--config", str(file)], "train")
+
+
+def test_config_from_dict_names_unknown_fields():
+    with pytest.raises(ValueError, match="DataConfig has no field colour; it has path, flip"):
+        config_from_dict(DataConfig, {"colour": 1})
+
+
+@pytest.mark.parametrize("cls", [TrainRun, PrepareRun, SampleRun, EvaluateRun, DemoRun])
+def test_help_explains_every_option(cls, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(cls, ["--help"], "it")
+    assert stop.value.code == 0
+    options = re.findall(r"^  --([\w.]+) (.*?)(?=^  --|^\w|\Z)", capsys.readouterr().out, re.MULTILINE | re.DOTALL)
+    assert {name.split(".")[0] for name, _ in options} >= {field.name for field in dataclasses.fields(cls)}
+    for name, text in options:
+        words = re.split(r"\((?:required|type)", text)[0].split()
+        assert len(words) > 3, f"--{name} is not explained"
+
+
+@pytest.mark.parametrize("error", [ValueError("one\n two"), FileNotFoundError(2, "No such file", "x.zip")])
+def test_users_mistake_is_one_line_and_exit_status_1(error, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_stage(main)
+    assert stop.value.code == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_our_own_mistake_keeps_its_traceback():
+    def main():
+        raise AssertionError
+
+    with pytest.raises(AssertionError):
+        run_stage(main)
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "message"),
+    [
+        ("prepare", ["--source", "nowhere", "--output", "x"], "error: nowhere: no such folder, zip or tar"),
+        ("train", ["--output", "x", "--data.path", "nowhere"], "error: nowhere: not a data set (no dataset.json)"),
+        ("sample", ["--checkpoint", "nowhere"], "error: nowhere: no latest checkpoint there"),
+        ("evaluate", ["--checkpoint", "nowhere", "--data", "x"], "error: nowhere: no latest checkpoint there"),
+    ],
+)
+def test_no_traceback_for_a_users_mistake(stage, arguments, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", f"pipelines.{stage}", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
