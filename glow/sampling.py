@@ -52,4 +52,5 @@ def image_grid(images: Tensor) -> np.ndarray:
     """
     factor = max(1, 48 // max(images.shape[2:]))
     images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    return make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=1, pad_value=127).permute(1, 2, 0).numpy()
+    grid = make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=max(1, factor // 2), pad_value=127)
+    return grid.permute(1, 2, 0).numpy()

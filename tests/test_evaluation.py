@@ -262,7 +262,7 @@ def test_grids_show_the_same_latents_at_every_temperature(run, tmp_path, capsys)
     other = np.mean([distance(half[n], warm[(n + 1) % 9]) for n in range(9)])
     assert own < other
     with Image.open(tmp_path / "grid-t0.50.png") as grid:
-        assert grid.size[0] == 1 + 3 * (6 * 8 + 1)
+        assert grid.size[0] == 3 + 3 * (6 * 8 + 3)
 
 
 def test_grid_holds_the_images_pixel_by_pixel():
@@ -271,8 +271,8 @@ def test_grid_holds_the_images_pixel_by_pixel():
     assert grid.shape == (1 + 2 * 61, 1 + 3 * 51, 3)
     assert np.array_equal(grid[62:122, 52:102], images[4].permute(1, 2, 0).numpy())
     small = image_grid(torch.full((4, 1, 8, 8), 200, dtype=torch.uint8))
-    assert small.shape == (99, 99, 3)
-    assert (small[1:49, 1:49] == 200).all()
+    assert small.shape == (105, 105, 3)
+    assert (small[3:51, 3:51] == 200).all()
 
 
 def test_round_trip_error_notices_a_wrong_inverse(dataset, monkeypatch):

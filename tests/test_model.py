@@ -61,11 +61,6 @@ def test_images_do_not_depend_on_each_other(changes):
     assert torch.allclose(model(images, noise), alone, rtol=1e-10)
 
 
-# Normalisation. A flow onto Gaussian latents puts some mass outside the data cube. What lies inside is, on one hand,
-# the sum over all discrete images of the mean over the noise of their density, on the other the share of the model's own
-# samples that fall inside.
-
-
 def mass_by_enumeration(model, draws, generator):
     """Sum over all images of E_u[p(x + u)], and its standard error."""
     levels = [(k << (8 - model.config.num_bits)) for k in range(2**model.config.num_bits)]

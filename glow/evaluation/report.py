@@ -155,7 +155,7 @@ def _levels(parts: Mapping[str, Any]) -> Figure:
     bars = axes.barh(names, values, color=[GREY] + [BLUE] * (len(values) - 1))
     axes.bar_label(bars, fmt="%.3f", padding=3)
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.18)
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set(xlabel="contribution in bits/dim (they add up to the total)")
     return _plain(figure)
