@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         (output / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run), sort_keys=False))
         write_environment(output, accelerator.device, accelerator.num_processes)
 
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    accelerator.print(f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}")
     share = Share(accelerator.process_index, accelerator.num_processes)
     images_seen = read_state(latest)["images_seen"] if latest else 0
     batches = train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)

@@ -89,7 +89,12 @@ def mass_by_sampling(model, count, generator):
 
 
 def discrepancy(config, draws):
-    """Difference of the two masses in standard errors, and the mass."""
+    """Compute the mass inside the data cube in two ways; return their difference in standard errors, and the mass.
+
+    A flow onto Gaussian latents puts some mass outside the cube. What lies inside is, on one hand, the sum over all
+    discrete images of the mean over the noise of their density, on the other the share of the model's own samples that
+    fall inside.
+    """
     torch.manual_seed(0)
     model = Glow(config).double()
     model.initialize(*random_inputs(config, 512))
