@@ -18,6 +18,7 @@ from glow.config import TrainRun, config_to_dict
 from glow.data.loader import Share, eval_batches, train_batches
 from glow.data.manifest import load_dataset
 from glow.data.reader import SplitReader
+from glow.groups import group_size
 from glow.model import Glow
 from glow.nets import set_compute_dtype
 from glow.sampling import image_grid, sample_images
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def validation_batches() -> Iterable[TrainingBatch]:
         assert validation is not None
-        return eval_batches(validation, 64, run.train.seed, share, run.train.num_validation_images)
+        size = group_size(model.image_shape)
+        return eval_batches(validation, size, run.train.seed, share, run.train.num_validation_images)
 
     def preview() -> dict[str, float | np.ndarray]:
         images = torch.cat(list(sample_images(model, range(36), run.train.preview_temperature, run.train.seed)))

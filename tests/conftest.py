@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,17 @@ def write_images(folder: Path, count: int, shape: tuple[int, int, int] = (3, 8, 
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def reset_accelerate() -> Iterator[Callable[[], None]]:
+    """Accelerate keeps its state for the life of a process; each test begins without, and may ask for that again."""
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    yield reset
+    reset()
 
 
 @pytest.fixture(scope="session")

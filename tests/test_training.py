@@ -202,6 +202,34 @@ def test_kill_9_during_a_save_resumes_from_the_checkpoint_before(dataset, tmp_pa
     assert not list((run / "checkpoints").glob("*.partial"))
 
 
+def test_resumed_run_logs_what_an_undisturbed_one_logs(dataset, tmp_path):
+    extra = ["--train.log_every", "3", "--train.checkpoint_every", "4", "--train.validate_every", "100"]
+    through, resumed = tmp_path / "through", tmp_path / "resumed"
+    train_stage.main(options(dataset, through, *extra))
+    with pytest.raises(Interrupted):
+        train_with_fault(options(dataset, resumed, *extra), at_step=6)
+    train_stage.main(options(dataset, resumed, *extra))
+    assert comparable(through) == comparable(resumed)
+    assert [line["step"] for line in read_metrics(resumed)] == [3, 4, 6, 8]
+
+
+def test_bf16_networks_train_like_float32(dataset, tmp_path, reset_accelerate):
+    exact, half = tmp_path / "exact", tmp_path / "half"
+    train_stage.main(options(dataset, exact))
+    reset_accelerate()
+    train_stage.main(options(dataset, half, "--train.mixed_precision", "bf16"))
+    losses = [[line["train/bits_per_dim"] for line in read_metrics(run)] for run in (exact, half)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in read_tensors(find_checkpoint(half), "model").values())
+
+
+def test_fp16_is_refused(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ValueError, match="mixed precision 'fp16' is not offered; no and bf16 are"):
+        train_stage.main(options(dataset, tmp_path))
+
+
 def test_finished_run_trains_no_further(dataset, tmp_path, capsys):
     run = tmp_path / "run"
     train_stage.main(options(dataset, run))

@@ -92,9 +92,9 @@ def write_report(directory: Path, evaluation: Evaluation) -> dict[str, Any]:
     """Write the three files; return the content of bpd.json."""
     directory.mkdir(parents=True, exist_ok=True)
     summary = summarize(evaluation)
-    (directory / "bpd.json").write_text(json.dumps(summary, indent=1) + "\n")
     _write_csv(directory / "per_image.csv", evaluation)
     (directory / "report.html").write_text(_render(evaluation, summary), encoding="utf-8")
+    (directory / "bpd.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
 

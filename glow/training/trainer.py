@@ -102,34 +102,36 @@ class Trainer:
             log = stack.enter_context(MetricsLog(self.run.output, self.step)) if is_main else None
             hidden = None if is_main else True  # None: hidden where stderr is no terminal
             bar = stack.enter_context(tqdm(total=train.num_steps, initial=self.step, unit="step", disable=hidden))
-            window, since = [], time.perf_counter()
+            window: list[float] = []
+            busy = 0.0
             while self.step < train.num_steps:
                 lr = learning_rate(self.step, train.num_steps, self.run.optimizer)
+                start = time.perf_counter()
                 loss, grad_norm = self._train_step(wrapped, next(batches), lr)
+                busy += time.perf_counter() - start
                 window.append(loss)
                 bar.update()
-                last = self.step == train.num_steps
                 values: dict[str, float | np.ndarray] = {}
-                if last or self.step % train.log_every == 0:
-                    images_per_s = len(window) * train.batch_size / (time.perf_counter() - since)
-                    mean = sum(window) / len(window)
-                    values |= {"train/bits_per_dim": mean, "train/lr": lr, "train/grad_norm": grad_norm}
-                    values |= {"train/images_per_s": images_per_s, "images_seen": self.images_seen}
-                    bar.set_postfix_str(f"{mean:.3f} bits/dim")
-                score = None
+                score, last = None, self.step == train.num_steps
                 if last or self.step % train.validate_every == 0:
                     with self.ema.applied(self.model):
                         if validation_batches:
                             values["validation/bits_per_dim"] = score = self._validate(validation_batches())
                         values |= preview() if is_main else {}
+                saves = last or self.step % train.checkpoint_every == 0 or (score is not None and score < self.best)
+                # Averages begin anew at a checkpoint, so that a resumed run logs what an undisturbed one does.
+                if saves or self.step % train.log_every == 0:
+                    mean, num_images = sum(window) / len(window), len(window) * train.batch_size
+                    values |= {"train/bits_per_dim": mean, "train/grad_norm": grad_norm, "train/lr": lr}
+                    values |= {"train/images_per_s": num_images / busy, "images_seen": self.images_seen}
+                    bar.set_postfix_str(f"{mean:.3f} bits/dim")
+                    window, busy = [], 0.0
                 if log and values:
                     log.write(self.step, values)
                 if is_main and score is not None:
                     bar.write(f"step {self.step}: {_describe(values)}")
-                if last or self.step % train.checkpoint_every == 0 or (score is not None and score < self.best):
+                if saves:
                     self._save(score)
-                if "train/lr" in values:
-                    window, since = [], time.perf_counter()
 
     def _train_step(self, wrapped: nn.Module, batch: TrainingBatch, lr: float) -> tuple[float, float]:
         """Make one optimiser step; return the loss of the global batch and the norm of its gradient."""
