@@ -262,6 +262,7 @@ def test_shape_that_is_not_that_of_the_data_is_refused(dataset, tmp_path):
 
 
 def test_more_processes_than_the_group_are_refused(dataset, tmp_path, monkeypatch):
+    Accelerator(cpu=True)  # keeps its state, and so does not see what the launcher says
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes were launched, but this one belongs to a group of 1"):
         train_stage.main(options(dataset, tmp_path))
