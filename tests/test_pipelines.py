@@ -19,7 +19,7 @@ CIFAR10 = Path("../shared/data/cifar10")
 def test_demo_beats_its_baselines_on_digits(tmp_path, capsys):
     # A fifth of the demo's training: enough to leave the Gaussian behind by the margin that the whole has to reach.
     training = yaml.safe_load(Path("configs/digits.yaml").read_text())
-    training["train"] |= {"num_steps": 120, "validate_every": 60}
+    training["train"] |= {"num_steps": 180, "validate_every": 90}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(training))
     run = tmp_path / "run"
     demo.main(["--data", str(tmp_path / "data"), "--output", str(run), "--training", str(tmp_path / "short.yaml")])

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from conftest import random_inputs, run_ranks, tiny_config, tiny_glow
+from conftest import perturb, random_inputs, run_ranks, tiny_config, tiny_glow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -111,6 +111,22 @@ def test_average_follows_its_formula_and_gives_the_weights_back():
     assert torch.equal(model.weight, start + 1)
 
 
+def test_cached_inverses_follow_a_swap_of_averaged_weights():
+    model = tiny_glow(torch.float32)
+    ema = EMA(model, 0.9)
+    perturb(model, 0.05, seed=2)
+    x = model.dequantize(*random_inputs(model.config, 2, torch.float32))
+
+    @torch.no_grad()
+    def assert_round_trip():
+        assert (model.decode(model.encode(x)[0]) - x).abs().max() < 1e-4
+
+    assert_round_trip()
+    with ema.applied(model):
+        assert_round_trip()
+    assert_round_trip()
+
+
 # The train stage
 
 
@@ -129,6 +145,9 @@ def test_training_lowers_the_loss_moves_weights_and_writes_everything(dataset, t
         "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "tensorboard",
     }  # fmt: skip
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["image_shape"] == [3, 8, 8]
+    first, final = (read_tensors(run / "checkpoints" / f"step-{step:08d}", "model") for step in (36, 40))
+    learned = [name for name in first if not name.endswith(("initialized", "permutation", "sign"))]
+    assert all(not torch.equal(first[name], final[name]) for name in learned)
     raw, averaged = (load_model(run, weights=weights) for weights in ("raw", "ema"))
     assert not torch.equal(raw.chain[1].bijector.bijectors[0].bias, averaged.chain[1].bijector.bijectors[0].bias)
     board = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0}).Reload()

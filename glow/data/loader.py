@@ -147,9 +147,10 @@ def augment(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> 
         image = image[:, :, ::-1]
     if config.shift:
         _, height, width = image.shape
-        down, right = rng.integers(2 * config.shift + 1, size=2).tolist()
-        padding = ((0, 0), (config.shift, config.shift), (config.shift, config.shift))
-        image = np.pad(image, padding, mode="edge")[:, down : down + height, right : right + width]
+        down, right = rng.integers(-config.shift, config.shift, size=2, endpoint=True).tolist()
+        rows = np.clip(np.arange(height) - down, 0, height - 1)
+        columns = np.clip(np.arange(width) - right, 0, width - 1)
+        image = image[:, rows[:, None], columns]
     return np.ascontiguousarray(image)
 
 
