@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 Config = TypeVar("Config")
 
@@ -28,13 +29,17 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str) -> C
     parser.add_argument("--config", action="config", help="YAML file of the options below.")
     parser.add_class_arguments(cls)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for name, annotation in typing.get_type_hints(cls).items():
+    hints = typing.get_type_hints(cls)
+    for name, annotation in hints.items():
         if annotation == list[str]:
-            arguments = _append_repeated(arguments, f"--{name}")
+            arguments = _join_repeated(arguments, f"--{name}")
     try:
         namespace = parser.parse_args(arguments)
         # The files that --config named are no field of the configuration.
         del namespace["config"]
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if dataclasses.is_dataclass(hints[field.name]) and not isinstance(namespace[field.name], Namespace):
+                raise ValueError(f"{field.name}: {namespace[field.name]!r} is not a group of options")
         options = parser.instantiate(namespace)
     except ArgumentError as error:
         raise ValueError(_one_line(error).replace("Parser key ", "")) from error
@@ -53,14 +58,19 @@ def run_stage(main: Callable[[], Any]) -> None:
         sys.exit(130)
 
 
-def _append_repeated(arguments: list[str], option: str) -> list[str]:
-    """Turn ``--source A --source B`` into jsonargparse's form for appending, ``--source+ A --source+ B``."""
-    appended = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+def _join_repeated(arguments: list[str], option: str) -> list[str]:
+    """Turn ``--source A --source B`` into ``--source ["A", "B"]``; a list that is given as such stays."""
+    values, others = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
         name, equals, value = argument.partition("=")
-        is_list = (value if equals else following).startswith("[")
-        appended.append(f"{option}+{equals}{value}" if name == option and not is_list else argument)
-    return appended
+        if name == option:
+            values.append(value if equals else next(remaining, ""))
+        else:
+            others.append(argument)
+    if len(values) == 1 and values[0].startswith("["):
+        return [*others, option, values[0]]
+    return [*others, option, json.dumps(values)] if values else others
 
 
 def _one_line(error: Exception) -> str:

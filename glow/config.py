@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -204,7 +205,8 @@ class PrepareRun:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(len(self.source) >= 1, "source", self.source, "one or more sources are")
+        distinct = len(set(self.source)) == len(self.source) >= 1
+        require(distinct, "source", self.source, "one or more different sources are")
         require(self.shard_size >= 1, "shard_size", self.shard_size, "1 or more is")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or more is")
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
@@ -246,7 +248,11 @@ class SampleRun(CheckpointChoice):
     def __post_init__(self) -> None:
         """Check ranges."""
         require(len(self.temperatures) >= 1, "temperatures", self.temperatures, "one or more numbers are")
-        require(min(self.temperatures) >= 0, "temperatures", self.temperatures, "numbers of 0 or more are")
+        finite = all(0 <= temperature < math.inf for temperature in self.temperatures)
+        require(finite, "temperatures", self.temperatures, "finite numbers of 0 or more are")
+        # Grids are named by two decimals.
+        distinct = len({f"{temperature:.2f}" for temperature in self.temperatures}) == len(self.temperatures)
+        require(distinct, "temperatures", self.temperatures, "numbers that differ by 0.01 or more are")
         require(self.num_images >= 1, "num_images", self.num_images, "1 or more is")
         require(self.first_index >= 0, "first_index", self.first_index, "0 or more is")
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
@@ -312,8 +318,15 @@ def config_from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(hints)}")
-    arguments = {
-        name: config_from_dict(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
-        for name, value in values.items()
-    }
+    arguments = {}
+    for name, value in values.items():
+        choices = [choice for hint in (hints[name], *typing.get_args(hints[name])) for choice in _choices(hint)]
+        if choices and value is not None:
+            require(value in choices, name, value, f"{', '.join(map(str, choices))} are")
+        is_nested = dataclasses.is_dataclass(hints[name])
+        arguments[name] = config_from_dict(hints[name], value) if is_nested else value
     return cls(**arguments)
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()

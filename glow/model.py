@@ -129,19 +129,21 @@ class Glow(nn.Module):
         There is one latent tensor a level, shallowest first, each N(0, I) under the model.
         """
         latents, total = [], x.new_zeros(len(x))
-        for unit in self.chain:
-            x, latent, logdet = unit.encode(x, context)
-            total = total + logdet
-            if latent is not None:
-                latents.append(latent)
+        with torch.autocast(x.device.type, enabled=False):
+            for unit in self.chain:
+                x, latent, logdet = unit.encode(x, context)
+                total = total + logdet
+                if latent is not None:
+                    latents.append(latent)
         return latents, total
 
     def decode(self, latents: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
         """Return the point in data space ``[N, C, H, W]`` that ``encode`` maps to ``latents``; nothing is rescaled."""
         remaining = list(latents)
         x = remaining[-1][:, :0]
-        for unit in reversed(self.chain):
-            x = unit.decode(x, remaining.pop() if unit.num_latent_channels else None, context)
+        with torch.autocast(x.device.type, enabled=False):
+            for unit in reversed(self.chain):
+                x = unit.decode(x, remaining.pop() if unit.num_latent_channels else None, context)
         return x
 
     def sample(self, noise: Tensor, temperature: float | Sequence[float], context: Tensor | None = None) -> Tensor:
@@ -169,7 +171,12 @@ class Glow(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, ActNorm):
                 module.begin_initialization(name)
-        self(images, noise, context)
+        try:
+            self(images, noise, context)
+        finally:
+            for module in self.modules():
+                if isinstance(module, ActNorm):
+                    module.pending_name = None
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

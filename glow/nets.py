@@ -71,10 +71,3 @@ class CouplingNet(nn.Module):
             hidden = F.relu(self.conv1(x))
             hidden = F.relu(self.conv2(hidden))
             return self.conv3(hidden).to(x.dtype)
-
-
-def set_compute_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Let all coupling networks in ``model`` run in ``dtype`` under autocast, or in that of their input (None)."""
-    for module in model.modules():
-        if isinstance(module, CouplingNet):
-            module.compute_dtype = dtype

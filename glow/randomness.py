@@ -18,6 +18,10 @@ def generator(seed: int, purpose: str, *index: int | str) -> np.random.Generator
 
 
 def uniform_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw float32 noise in the open interval (0, 1): the centres of 2^23 equal cells, each exact in float32."""
-    cells = rng.integers(0, 2**23, size=shape, dtype=np.uint32)
-    return (cells.astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
+    """Draw float32 noise in the open interval (0, 1): the centres of 2^15 equal cells.
+
+    Added to a level of 8 bits such noise is still exact in float32, so that no dequantised pixel is rounded into the
+    next level.
+    """
+    cells = rng.integers(0, 2**15, size=shape, dtype=np.uint16)
+    return (cells.astype(np.float32) + np.float32(0.5)) * np.float32(2**-15)

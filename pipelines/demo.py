@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from glow.cli import parse_config, run_stage
 from glow.config import DemoRun
@@ -18,10 +17,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("2/4 train")
     train.main(["--config", demo.training, "--data.path", demo.data, "--output", demo.output])
     print("3/4 sample")
-    sample.main(["--checkpoint", demo.output])
+    samples = sample.main(["--checkpoint", demo.output])
     print("4/4 evaluate")
-    evaluate.main(["--checkpoint", demo.output, "--data", demo.data, "--split", "test"])
-    samples, report = (max((Path(demo.output) / kind).iterdir()) for kind in ("samples", "report"))
+    report = evaluate.main(["--checkpoint", demo.output, "--data", demo.data, "--split", "test"])
+    assert report is not None
     print(f"\nsample grid: {samples / 'grid-t0.70.png'}\nreport: {report / 'report.html'}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,13 +20,18 @@ from glow.data.reader import SplitReader
 from glow.evaluation.baselines import MAX_GAUSSIAN_DIMS, GaussianBaseline, HistogramBaseline
 from glow.evaluation.likelihood import ImageScore, round_trip_error, score_split
 from glow.evaluation.report import Baseline, Evaluation, extreme_scores, write_report
+from glow.groups import group_size
 from glow.model import Glow
+from glow.precision import use_exact_float32
 from glow.training.checkpoint import find_checkpoint, load_model, read_state, run_directory
 from glow.training.metrics import read_metrics
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Score every image of the split once, compare with the baselines, and write the report."""
+def main(argv: Sequence[str] | None = None) -> Path | None:
+    """Score every image of the split once, compare with the baselines, write the report; return its directory.
+
+    Returns None on all processes but the main one.
+    """
     config = parse_config(EvaluateRun, argv, "evaluate")
     checkpoint = find_checkpoint(config.checkpoint, config.which)
     model = load_model(checkpoint, weights=config.weights)
@@ -35,18 +42,25 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{list(model.image_shape)}"
         )
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    use_exact_float32()
     model.to(accelerator.device)
     share = Share(accelerator.process_index, accelerator.num_processes)
     scored = score_split(model, reader, config.batch_size, config.num_noise_samples, config.seed, share)
     total = len(share.slots(len(reader)))
     disable = None if accelerator.is_main_process else True
     scores: list[ImageScore] = gather_object(list(tqdm(scored, "scoring", total, unit="image", disable=disable)))
-    if accelerator.is_main_process:
-        summary, output = report(config, checkpoint, model, reader, scores)
-        if not summary["valid"]:
-            raise ValueError(f"{output}: invalid: {len(summary['invalid_keys'])} images have no finite likelihood")
-        print(f"{summary['bits_per_dim']:.4f} ± {summary['standard_error'] or 0:.4f} bits/dim on {len(scores)} images")
-        print(output / "report.html")
+    if not accelerator.is_main_process:
+        return None
+    # The report vouches for the bytes that were measured.
+    reader.verify()
+    summary, output = report(config, checkpoint, model, reader, scores)
+    if not summary["valid"]:
+        raise ValueError(f"{output}: invalid: {len(summary['invalid_keys'])} images have no finite likelihood")
+    error = summary["standard_error"]
+    uncertainty = "" if error is None else f" ± {error:.4f}"
+    print(f"{summary['bits_per_dim']:.4f}{uncertainty} bits/dim on {len(scores)} images")
+    print(output / "report.html")
+    return output
 
 
 def report(
@@ -56,7 +70,8 @@ def report(
     state = read_state(checkpoint)
     run = run_directory(checkpoint)
     weights = "ema" if config.weights == "ema" else "model"
-    sample = next(eval_batches(reader, 64, config.seed))
+    sample = next(eval_batches(reader, group_size(model.image_shape), config.seed))
+    error = round_trip_error(model, sample)
     facts = {
         "num_dims": model.num_dims,
         "num_bits": model.config.num_bits,
@@ -76,24 +91,35 @@ def report(
         },
         "weights": config.weights,
         "dtype": "float32",
-        "invertibility": {"max_abs_error": round_trip_error(model, sample), "num_images": len(sample)},
+        "invertibility": {"max_abs_error": error if math.isfinite(error) else None, "num_images": len(sample)},
     }
     output = Path(config.output or run / "report" / f"step-{state['step']:08d}-{config.split}")
-    grids = sorted((run / "samples" / f"step-{state['step']:08d}").glob("grid-t*.png"))
     evaluation = Evaluation(
         scores,
         facts,
         baselines(config, reader, model.config.num_bits) if config.baselines else [],
         extremes(reader, scores),
-        {f"temperature {path.stem.removeprefix('grid-t')}": path for path in grids},
+        sample_grids(run / "samples" / f"step-{state['step']:08d}", config.weights),
         [line for line in read_metrics(run) if line["step"] <= state["step"]],
     )
     return write_report(output, evaluation), output
 
 
+def sample_grids(directory: Path, weights: str) -> dict[str, Path]:
+    """Return the grids that the sample stage wrote of the same weights, by temperature."""
+    path = directory / "samples.json"
+    if not path.is_file():
+        return {}
+    described = json.loads(path.read_text())
+    names = [f"{temperature:.2f}" for temperature in described["temperatures"]]
+    grids = {f"temperature {name}": directory / f"grid-t{name}.png" for name in names}
+    return {caption: grid for caption, grid in grids.items() if described["weights"] == weights and grid.is_file()}
+
+
 def baselines(config: EvaluateRun, reader: SplitReader, num_bits: int) -> list[Baseline]:
     """Fit the baselines to the train split and measure them on the images and noise of the evaluation (draw 0)."""
     train = SplitReader(config.data, "train")
+    train.verify()
     num_dims = int(np.prod(reader.dataset.shape))
 
     def batches(split: SplitReader, title: str) -> Iterable[Batch]:

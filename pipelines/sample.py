@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +13,17 @@ from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
 from glow.config import SampleRun
+from glow.precision import use_exact_float32
 from glow.sampling import image_grid, sample_images
 from glow.training.checkpoint import find_checkpoint, load_model, read_state, run_directory
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write one grid for each temperature, samples.json, and the single images when asked."""
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Write one grid for each temperature, samples.json, and the single images when asked; return their directory."""
     config = parse_config(SampleRun, argv, "sample")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("sample runs as one process; to share the work, start several with their own --first_index")
+    use_exact_float32()
     checkpoint = find_checkpoint(config.checkpoint, config.which)
     model = load_model(checkpoint, weights=config.weights)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     (output / "samples.json").write_text(json.dumps(description, indent=1) + "\n")
     print(output)
+    return output
 
 
 if __name__ == "__main__":

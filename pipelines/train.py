@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict
@@ -20,9 +21,9 @@ from glow.data.manifest import load_dataset
 from glow.data.reader import SplitReader
 from glow.groups import group_size
 from glow.model import Glow
-from glow.nets import set_compute_dtype
+from glow.precision import set_compute_dtype, use_exact_float32
 from glow.sampling import image_grid, sample_images
-from glow.training.checkpoint import CheckpointManager, check_same_run, read_config, read_state
+from glow.training.checkpoint import CheckpointManager, check_same_run, read_state
 from glow.training.metrics import write_environment
 from glow.training.trainer import Trainer, TrainingBatch
 
@@ -31,36 +32,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on training, up to ``train.num_steps``."""
     run = complete(parse_config(TrainRun, argv, "train"))
     accelerator = build_accelerator(run)
-    with torch.random.fork_rng():
-        torch.manual_seed(run.train.seed)
-        model = Glow(run.model).to(accelerator.device)
-    set_compute_dtype(model, torch.bfloat16 if accelerator.mixed_precision == "bf16" else None)
-    latest = CheckpointManager(run.output).latest()
+    use_exact_float32()
+    checkpoints = CheckpointManager(run.output, run.train.keep_last)
+    # The main process decides for all: file systems of clusters do not show all nodes the same at once.
+    latest = broadcast_object_list([checkpoints.latest()])[0]
+    data_sha256 = load_dataset(run.data.path).split("train").sha256
     if latest:
-        check_same_run(read_config(latest), run)
+        check_same_run(latest, run, data_sha256)
+    images_seen = read_state(latest)["images_seen"] if latest else 0
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    batches = train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
+
     if accelerator.is_main_process:
         output = Path(run.output)
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run), sort_keys=False))
         write_environment(output, accelerator.device, accelerator.num_processes)
-
+    with torch.random.fork_rng():
+        torch.manual_seed(run.train.seed)
+        model = Glow(run.model).to(accelerator.device)
+    set_compute_dtype(model, torch.bfloat16 if accelerator.mixed_precision == "bf16" else None)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     accelerator.print(f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}")
-    share = Share(accelerator.process_index, accelerator.num_processes)
-    images_seen = read_state(latest)["images_seen"] if latest else 0
-    batches = train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
     if latest is None:
         first = next(batches)
         model.initialize(*(value.to(accelerator.device) for value in first.inputs))
         batches = itertools.chain([first], batches)
-    trainer = Trainer(model, model.num_dims, run, accelerator)
+    trainer = Trainer(model, model.num_dims, run, accelerator, data_sha256)
     if latest:
         trainer.restore(latest)
         accelerator.print(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")
 
-    validation = (
-        SplitReader(run.data.path, "validation") if "validation" in load_dataset(run.data.path).splits else None
-    )
+    validation = None
+    if "validation" in load_dataset(run.data.path).splits:
+        validation = SplitReader(run.data.path, "validation")
+    else:
+        accelerator.print(f"{run.data.path} has no validation split: nothing is measured on held-out images")
 
     def validation_batches() -> Iterable[TrainingBatch]:
         assert validation is not None
@@ -72,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return {"samples": image_grid(images)}
 
     trainer.fit(batches, validation_batches if validation else None, preview)
+    accelerator.print(checkpoints.latest())
     accelerator.end_training()
-    accelerator.print(trainer.checkpoints.latest())
 
 
 def complete(run: TrainRun) -> TrainRun:

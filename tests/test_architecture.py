@@ -9,7 +9,7 @@ import pytest
 LAYERS = [
     ["glow.config", "glow.randomness", "glow.groups"],
     ["glow.images", "glow.nets", "glow.bijectors"],
-    ["glow.model", "glow.data"],
+    ["glow.model", "glow.precision", "glow.data"],
     ["glow.training", "glow.sampling", "glow.evaluation"],
     ["glow.cli"],
     ["pipelines"],

@@ -13,8 +13,10 @@ from glow.config import (
     DataConfig,
     DemoRun,
     EvaluateRun,
+    ModelConfig,
     PrepareRun,
     SampleRun,
+    TrainConfig,
     TrainRun,
     config_from_dict,
     config_to_dict,
@@ -46,6 +48,15 @@ def test_options_override_files_and_earlier_options(tmp_path):
     run = parse_config(TrainRun, ["--config", str(file), "--optimizer.lr", "1e-3"], "train")
     assert run.optimizer.lr == 1e-3
     assert run.model.image_shape == (1, 8, 8)
+
+
+def test_list_option_replaces_that_of_a_file(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("source: [digits]\noutput: x\n")
+    run = parse_config(PrepareRun, ["--config", str(file), "--source", "a", "--source", "b"], "prepare")
+    assert run.source == ["a", "b"]
+    with pytest.raises(ValueError, match=r"source: \['a', 'a'\] is not allowed; one or more different sources are"):
+        parse_config(PrepareRun, ["--source", "a", "--source", "a", "--output", "x"], "prepare")
 
 
 def test_list_options_may_be_repeated():
@@ -88,6 +99,21 @@ def test_unknown_key_of_a_file_is_an_error_that_names_it(tmp_path):
     file.write_text("output: runs/a\nmodel: {widht: 3}\n")
     with pytest.raises(ValueError, match="widht"):
         parse_config(TrainRun, ["--config", str(file)], "train")
+
+
+def test_section_that_is_no_mapping_is_an_error_of_one_line(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("output: runs/a\nmodel: 3\n")
+    with pytest.raises(ValueError, match="model: 3 is not a group of options"):
+        parse_config(TrainRun, ["--config", str(file)], "train")
+
+
+def test_config_from_dict_checks_choices():
+    with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; affine, additive are"):
+        config_from_dict(ModelConfig, {"coupling": "foo"})
+    assert config_from_dict(TrainConfig, {"mixed_precision": None}).mixed_precision is None
+    with pytest.raises(ValueError, match="mixed_precision: 'fp8' is not allowed; no, bf16 are"):
+        config_from_dict(TrainConfig, {"mixed_precision": "fp8"})
 
 
 def test_config_from_dict_names_unknown_fields():

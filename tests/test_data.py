@@ -206,6 +206,12 @@ def test_damaged_index_is_a_clear_error(dataset, tmp_path):
     index.write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match=r"test-00000\.idx: damaged index"):
         SplitReader(copy, "test")
+    index.write_text("")
+    with pytest.raises(ValueError, match=r"test-00000\.idx: damaged index"):
+        SplitReader(copy, "test")
+    index.write_text("\n".join([lines[0], "png x y z", *lines[2:]]))
+    with pytest.raises(ValueError, match=r"test-00000\.idx: damaged index, .* at line 2"):
+        SplitReader(copy, "test")
     index.unlink()
     with pytest.raises(ValueError, match="the index of this shard is missing"):
         SplitReader(copy, "test")

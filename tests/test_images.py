@@ -46,6 +46,13 @@ def test_levels_survive_dequantisation_and_quantisation(num_bits, noise):
     assert images.flatten()[-1] == 255
 
 
+def test_noise_never_moves_a_pixel_into_the_next_level():
+    every_noise = (torch.arange(2**15) + 0.5) / 2**15
+    for level in (0, 1, 127, 128, 200, 254, 255):
+        images = torch.full((1, 1, 1, 2**15), level, dtype=torch.uint8)
+        assert (quantize(dequantize(images, every_noise.view(1, 1, 1, -1), 8), 8) == level).all()
+
+
 def test_values_outside_the_data_range_go_to_its_ends():
     assert quantize(torch.tensor([-7.0, -0.51, 0.5, 0.51, 7.0]), 5).tolist() == [0, 0, 255, 255, 255]
 

@@ -14,7 +14,7 @@ from glow.bijectors.split import SplitPrior
 from glow.config import ModelConfig
 from glow.images import log_volume
 from glow.model import Glow, standard_normal_log_prob
-from glow.nets import set_compute_dtype
+from glow.precision import set_compute_dtype
 
 VARIANTS = [
     {},
@@ -244,7 +244,10 @@ def test_state_and_result_stay_float32_under_autocast():
     exact = model(*inputs)
     with torch.autocast("cpu", torch.bfloat16):
         outside = model(*inputs)
-    assert outside.dtype == torch.float32
+        latents, logdet = model.encode(model.dequantize(*inputs))
+        images = model.sample(torch.cat([latent.flatten(1) for latent in latents], dim=1), 1)
+    assert outside.dtype == logdet.dtype == torch.float32
+    assert torch.equal(images, inputs[0])
     assert torch.equal(outside, exact)
     set_compute_dtype(model, torch.bfloat16)
     half = model(*inputs)
@@ -266,6 +269,15 @@ def test_initialisation_normalises_and_is_kept_by_a_checkpoint():
     before = {name: value.clone() for name, value in twin.state_dict().items()}
     assert torch.equal(twin(*inputs), model(*inputs))
     assert all(torch.equal(value, before[name]) for name, value in twin.state_dict().items())
+
+
+def test_initialisation_that_fails_leaves_nothing_to_a_later_forward():
+    model = tiny_glow(torch.float32)
+    inputs = random_inputs(model.config, 4, torch.float32)
+    before = model(*inputs)
+    with pytest.raises(ValueError, match="must both be"):
+        model.initialize(torch.zeros(2, 3, 8, 4, dtype=torch.uint8), torch.full((2, 3, 8, 4), 0.5))
+    assert torch.equal(model(*inputs), before)
 
 
 def test_constant_images_initialise_with_a_warning_that_names_the_layer():

@@ -6,6 +6,8 @@ import json
 import math
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,13 +16,16 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from conftest import perturb, random_inputs, run_ranks, tiny_config, tiny_glow
+from conftest import perturb, random_inputs, run_ranks, tiny_config, tiny_glow, write_images
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from glow.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainRun
+from glow.config import DataConfig, ModelConfig, OptimizerConfig, PrepareRun, TrainConfig, TrainRun
 from glow.data.loader import Share, train_batches
+from glow.data.reader import SplitReader
+from glow.data.writer import prepare
+from glow.evaluation.likelihood import score_split
 from glow.model import Glow
 from glow.training import checkpoint as checkpoint_module
 from glow.training.checkpoint import (
@@ -95,6 +100,15 @@ def test_every_optimizer_lowers_a_quadratic(name, cls):
         optimizer.step()
         optimizer.zero_grad()
     assert parameter.square().sum() < 1
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "sgd"])
+def test_weight_decay_pulls_weights_without_gradient_to_zero(name):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer([parameter], OptimizerConfig(name=name, lr=0.05, weight_decay=0.1))
+    parameter.grad = torch.zeros(3)
+    optimizer.step()
+    assert (parameter < 1).all()
 
 
 def test_average_follows_its_formula_and_gives_the_weights_back():
@@ -264,6 +278,7 @@ def test_finished_run_trains_no_further(dataset, tmp_path, capsys):
         (["--model.hidden_channels", "9"], r"model\.hidden_channels: 9, but the run in .* was begun with 8"),
         (["--train.batch_size", "13"], r"train\.batch_size: 13, but the run"),
         (["--train.seed", "5"], r"train\.seed: 5, but the run"),
+        (["--data.flip", "true"], r"data\.flip: True, but the run"),
     ],
 )
 def test_resuming_another_run_is_refused(dataset, tmp_path, extra, message):
@@ -271,6 +286,48 @@ def test_resuming_another_run_is_refused(dataset, tmp_path, extra, message):
     train_stage.main(options(dataset, run, "--train.num_steps", "1"))
     with pytest.raises(ValueError, match=message):
         train_stage.main(options(dataset, run, *extra))
+
+
+def test_resuming_on_other_images_is_refused(dataset, tmp_path):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run, "--train.num_steps", "1"))
+    source = write_images(tmp_path / "images", 40)
+    prepare(PrepareRun([str(source)], str(tmp_path / "other"), validation="4", num_workers=0))
+    with pytest.raises(ValueError, match=r"other: not the images that the run in .* was begun with"):
+        train_stage.main(options(tmp_path / "other", run))
+
+
+def test_data_without_validation_split_trains(tmp_path, capsys):
+    source = write_images(tmp_path / "images", 40)
+    prepare(PrepareRun([str(source)], str(tmp_path / "data"), num_workers=0))
+    train_stage.main(options(tmp_path / "data", tmp_path / "run"))
+    assert "has no validation split: nothing is measured" in capsys.readouterr().out
+    assert not any("validation/bits_per_dim" in line for line in read_metrics(tmp_path / "run"))
+
+
+def test_validation_measures_the_averaged_weights(dataset, tmp_path):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run, "--train.num_steps", "20", "--train.ema_decay", "0.99"))
+    reader = SplitReader(dataset, "validation")
+
+    def measure(weights):
+        return np.mean(
+            [score.bits_per_dim for score in score_split(load_model(run, weights=weights), reader, 64, 1, 0)]
+        )
+
+    logged = read_metrics(run)[-1]["validation/bits_per_dim"]
+    assert logged == pytest.approx(measure("ema"), abs=1e-5)
+    assert abs(logged - measure("raw")) > 1e-3
+
+
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_damaged_shard_is_one_line_whoever_reads_it(dataset, tmp_path, num_workers):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    with (copy / "train-00003.tar").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match=r"^[^\n]*train-00003\.tar: \d+ bytes, but dataset\.json says[^\n]*$"):
+        train_stage.main(options(copy, tmp_path / "run", "--data.num_workers", num_workers))
 
 
 def test_shape_that_is_not_that_of_the_data_is_refused(dataset, tmp_path):
@@ -290,30 +347,48 @@ def test_more_processes_than_the_group_are_refused(dataset, tmp_path, monkeypatc
 # Steps
 
 
-def step_once(dataset, microbatch_size=None, batch_size=12):
-    """Make two steps of this process's share from the same start; return the losses and a few weights."""
+def step_once(dataset, microbatch_size=None, batch_size=12, max_grad_norm=5.0):
+    """Make two steps of this process's share from the same start; return losses, norms and weights."""
     accelerator = Accelerator(cpu=True)
     share = Share(accelerator.process_index, accelerator.num_processes)
     train = TrainConfig(batch_size=batch_size, microbatch_size=microbatch_size, num_steps=2)
-    run = TrainRun(
-        "unused", tiny_config(), DataConfig(str(dataset)), OptimizerConfig(name="sgd", lr=0.1, max_grad_norm=5), train
-    )
+    optimizer = OptimizerConfig(name="sgd", lr=0.1, beta1=0, max_grad_norm=max_grad_norm)
+    run = TrainRun("unused", tiny_config(), DataConfig(str(dataset)), optimizer, train)
     batches = train_batches(run.data, batch_size, 0, 0, share)
     torch.manual_seed(0)
     model = Glow(run.model)
     first = next(batches)
     model.initialize(*first.inputs)
+
+    def weights():
+        return torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+
+    start = weights()
     trainer = Trainer(model, model.num_dims, run, accelerator)
     wrapped = accelerator.prepare_model(model)
-    losses = [trainer._train_step(wrapped, batch, 0.1) for batch in (first, next(batches))]
-    weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
-    return {"losses": losses, "weights": weights, "num_processes": accelerator.num_processes}
+    losses = [trainer._train_step(wrapped, first, 0.1)]
+    after_first = weights()
+    losses.append(trainer._train_step(wrapped, next(batches), 0.1))
+    return {
+        "losses": losses, "start": start, "after_first": after_first, "weights": weights(),
+        "num_processes": accelerator.num_processes,
+    }  # fmt: skip
 
 
 def test_microbatches_make_the_same_step(dataset):
     whole, parts = step_once(dataset), step_once(dataset, microbatch_size=5)
     assert np.allclose(whole["losses"], parts["losses"], rtol=1e-5)
     assert np.allclose(whole["weights"], parts["weights"], atol=1e-5)
+
+
+def test_gradients_are_clipped_to_their_norm(dataset):
+    # The reported norm is that before clipping; a step of sgd without momentum is as long as the clipped gradient.
+    free, clipped = (step_once(dataset, max_grad_norm=limit) for limit in (None, 0.01))
+    assert free["losses"][0] == clipped["losses"][0]
+    start = torch.tensor(free["start"])
+    lengths = [(torch.tensor(result["after_first"]) - start).norm().item() / 0.1 for result in (free, clipped)]
+    assert lengths[0] == pytest.approx(free["losses"][0][1], rel=1e-3)
+    assert lengths[1] == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [12, 13])
@@ -452,6 +527,30 @@ def test_damaged_checkpoints_are_clear_errors(tmp_path):
         load_model(path)
     with pytest.raises(ValueError, match="no latest checkpoint there"):
         find_checkpoint(tmp_path / "nothing")
+
+
+def test_save_that_cannot_be_written_is_a_clear_error_and_leaves_no_checkpoint(tmp_path):
+    def small_files(path):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        with pytest.raises(OSError, match=r"model\.safetensors: cannot be written"):
+            CheckpointManager(path).save(snapshot(2))
+        os._exit(7)
+
+    CheckpointManager(tmp_path).save(snapshot(1))
+    child = multiprocessing.get_context("fork").Process(target=small_files, args=(tmp_path,))
+    child.start()
+    child.join()
+    assert child.exitcode == 7
+    assert [path.name for path in CheckpointManager(tmp_path).all()] == ["step-00000001"]
+
+
+def test_checkpoint_written_again_replaces_the_old_one(tmp_path):
+    manager = CheckpointManager(tmp_path)
+    manager.save(snapshot(1, 5.0))
+    path = manager.save(snapshot(1, 4.0))
+    assert read_state(path)["validation_bits_per_dim"] == 4.0
+    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

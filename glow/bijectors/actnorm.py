@@ -70,10 +70,11 @@ class ActNorm(Bijector):
 
     @torch.no_grad()
     def _initialize(self, x: Tensor, name: str) -> None:
-        by_channel = x.transpose(0, 1).flatten(1).double()
-        count = torch.full_like(by_channel[:, 0], by_channel.shape[1])
-        mean = _all_sum(by_channel.sum(1)) / _all_sum(count)
-        variance = _all_sum((by_channel - mean[:, None]).square().sum(1)) / _all_sum(count)
+        dims = [dim for dim in range(x.dim()) if dim != 1]
+        count = _all_sum(torch.full((), x.numel() // x.shape[1], dtype=torch.float64, device=x.device))
+        mean = _all_sum(x.sum(dims, dtype=torch.float64)) / count
+        deviation = x - mean.to(x.dtype).view((1, -1) + (1,) * (x.dim() - 2))
+        variance = _all_sum(deviation.square_().sum(dims, dtype=torch.float64)) / count
         std = variance.sqrt()
         constant = std <= 1e-6 * mean.abs().clamp(min=1)
         if constant.any():

@@ -15,7 +15,7 @@ from glow.bijectors.base import Bijector
 class _Conv1x1(Bijector):
     """The common part: ``z = W x`` at every pixel, logdet ``H W log|det W|``; a subclass says what W is.
 
-    The inverse matrix is computed in float64 and kept until a parameter changes.
+    The inverse matrix is computed in float64; in eval mode and without gradients it is kept until a parameter changes.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class _Conv1x1(Bijector):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map latents to data."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self.training:
             return _multiply(self._inverse_weight(), z), -self._logdet(z)
         return _multiply(self._reuse_inverse(), z), -self._logdet(z)
 
@@ -48,8 +48,9 @@ class _Conv1x1(Bijector):
         return torch.linalg.inv(weight.double()).to(weight.dtype)
 
     def _reuse_inverse(self) -> Tensor:
-        # Every in-place change of a parameter advances its version (optimiser step, load_state_dict, swap of averaged
-        # weights); writing through ``.data`` does not. The aliases keep the memory from being reused at its address.
+        # An in-place change of a parameter advances its version (load_state_dict, swap of averaged weights); fused
+        # optimisers do not, which is why nothing is kept in training mode, nor does writing through ``.data``. The
+        # aliases keep the memory from being reused at its address.
         state = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
         if self._cached is None or self._cached[0] != state:
             self._cached = state, [parameter.detach() for parameter in self.parameters()], self._inverse_weight()

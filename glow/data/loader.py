@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,7 @@ def dequantization_noise(key: str, shape: tuple[int, ...], seed: int, draw: int 
 def train_batches(
     config: DataConfig, batch_size: int, seed: int, images_seen: int = 0, share: Share | None = None
 ) -> Iterator[Batch]:
-    """Yield this process's part of every global batch, without end, from position ``images_seen`` on.
+    """Return this process's parts of the global batches, without end, from position ``images_seen`` on.
 
     The sequence of global batches, and what noise and augmentation each image gets in which epoch, depends on seed and
     batch size alone, not on the number of processes or workers.
@@ -113,12 +113,19 @@ def train_batches(
     num_workers = min(config.num_workers, batch_size // share.num_processes)
     stream = _TrainStream(config, batch_size, seed, images_seen, share)
     loader = DataLoader(stream, batch_size=None, num_workers=num_workers, prefetch_factor=4 if num_workers else None)
-    parts: list[Batch] = []
-    for part in loader:
-        parts.append(part)
-        if len(parts) == max(1, num_workers):
-            yield Batch.concatenate(parts)
-            parts = []
+    return _joined(loader, max(1, num_workers))
+
+
+def _joined(parts: Iterable[Batch | ValueError], count: int) -> Iterator[Batch]:
+    """Join each ``count`` parts to one batch."""
+    pending: list[Batch] = []
+    for part in parts:
+        if isinstance(part, ValueError):
+            raise part
+        pending.append(part)
+        if len(pending) == count:
+            yield Batch.concatenate(pending)
+            pending = []
 
 
 def eval_batches(
@@ -154,7 +161,7 @@ def augment(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> 
     return np.ascontiguousarray(image)
 
 
-class _TrainStream(IterableDataset[Batch]):
+class _TrainStream(IterableDataset[Batch | ValueError]):
     """The parts of the global batches that one reader (a process, or a worker of it) has to provide."""
 
     def __init__(self, config: DataConfig, batch_size: int, seed: int, images_seen: int, share: Share) -> None:
@@ -167,7 +174,14 @@ class _TrainStream(IterableDataset[Batch]):
         if not len(self.reader):
             raise ValueError(f"{config.path}: the train split holds no image")
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | ValueError]:
+        try:
+            yield from self._parts()
+        except ValueError as error:
+            # Handed over instead of raised, because a data loader turns what a worker raises into a traceback.
+            yield error
+
+    def _parts(self) -> Iterator[Batch]:
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         share = Share(self.share.rank * workers + number, self.share.num_processes * workers)

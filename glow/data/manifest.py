@@ -150,18 +150,18 @@ def read_index(path: Path) -> SampleIndex:
     """
     if not path.is_file():
         raise ValueError(f"{path}: the index of this shard is missing; prepare the data set again")
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
     if header.split() != [INDEX_VERSION, str(len(lines))]:
         raise ValueError(f"{path}: damaged index: {len(lines)} samples after the header {header!r}")
     keys, spans = [], np.zeros((len(lines), 4), dtype=np.int64)
     for row, line in enumerate(lines):
         words = line.split(" ")
         members = {words[i]: words[i + 1 : i + 4] for i in range(0, len(words), 4)}
-        if "png" not in members or any(len(member) != 3 for member in members.values()):
-            raise ValueError(f"{path}: damaged index, or a sample without a PNG, at line {row + 2}")
-        offset, size, name = members["png"]
+        try:
+            offset, size, name = members["png"]
+            label_offset, label_size, _ = members.get("cls", ("0", "0", ""))
+            spans[row] = int(offset), int(size), int(label_offset), int(label_size)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path}: damaged index, or a sample without a PNG, at line {row + 2}") from error
         keys.append(name.removesuffix(".png").encode())
-        spans[row, :2] = int(offset), int(size)
-        if "cls" in members:
-            spans[row, 2:] = int(members["cls"][0]), int(members["cls"][1])
     return SampleIndex(np.array(keys), spans)

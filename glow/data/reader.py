@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -54,6 +55,17 @@ class SplitReader:
     def mean_sample_bytes(self) -> float:
         """Mean size of a sample in the shards, headers included."""
         return sum(shard.num_bytes for shard in self.split.shards) / max(1, len(self))
+
+    def verify(self) -> None:
+        """Check the content of all shards against dataset.json.
+
+        Raises:
+            ValueError: for a shard that has another sha256; names it.
+        """
+        for shard in self.split.shards:
+            path = self.directory / shard.path
+            if hashlib.sha256(self._read_bytes(shard, 0, shard.num_bytes)).hexdigest() != shard.sha256:
+                raise ValueError(f"{path}: damaged or changed: its sha256 is not the one in dataset.json")
 
     def read(self, numbers: Iterable[int]) -> dict[int, Sample]:
         """Read the samples of these numbers, neighbours in one request.

@@ -54,14 +54,18 @@ class CheckpointManager:
         partial.mkdir(parents=True)
         for name, tensors in snapshot.tensors.items():
             contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            save_file(contiguous, partial / f"{name}.safetensors")
+            path = partial / f"{name}.safetensors"
+            try:
+                save_file(contiguous, path)
+            except SafetensorError as error:
+                raise OSError(f"{path}: cannot be written: {error}") from error
         (partial / "config.yaml").write_text(yaml.safe_dump(config_to_dict(snapshot.config), sort_keys=False))
         checksums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
         (partial / "state.json").write_text(json.dumps({**snapshot.state, "sha256": checksums}, indent=1) + "\n")
         for path in [*partial.iterdir(), partial]:
             _fsync(path)
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(target.with_suffix(".old.partial"))
         partial.rename(target)
         _fsync(self.directory)
         self.prune()
@@ -185,18 +189,25 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Pa
         raise ValueError(f"{checkpoint}: its weights do not fit its model: {error}") from error
 
 
-def check_same_run(old: TrainRun, new: TrainRun) -> None:
-    """Raise a ValueError that names what a run cannot change on resuming: model, data order, optimiser."""
+def check_same_run(checkpoint: Path, new: TrainRun, data_sha256: str) -> None:
+    """Raise a ValueError that names what a run cannot change on resuming: model, data and its order, optimiser."""
+    if read_state(checkpoint)["data_sha256"] != data_sha256:
+        raise ValueError(
+            f"{new.data.path}: not the images that the run in {new.output} was begun with (their sha256 differs); go "
+            "on with those, or choose another output"
+        )
 
     def fixed(run: TrainRun) -> dict[str, Any]:
         return {
             **{f"model.{key}": value for key, value in config_to_dict(run.model).items()},
+            "data.flip": run.data.flip,
+            "data.shift": run.data.shift,
             "train.seed": run.train.seed,
             "train.batch_size": run.train.batch_size,
             "optimizer.name": run.optimizer.name,
         }
 
-    before, now = fixed(old), fixed(new)
+    before, now = fixed(read_config(checkpoint)), fixed(new)
     for key, value in before.items():
         if now[key] != value:
             raise ValueError(

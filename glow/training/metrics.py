@@ -63,10 +63,11 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     parsed = []
     for number, line in enumerate(lines):
         try:
-            parsed.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            values = json.loads(line)
+            parsed.append({"step": values["step"], **values})
+        except (ValueError, TypeError, KeyError) as error:
             if number < len(lines) - 1:
-                raise ValueError(f"{path}: line {number + 1} is not JSON") from error
+                raise ValueError(f"{path}: line {number + 1} is not a JSON object with a step") from error
     return parsed
 
 

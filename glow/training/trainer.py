@@ -52,10 +52,14 @@ class Trainer:
 
     The loss of a step is in bits/dim: the sum over the global batch divided by its size, whatever the number of
     processes and microbatches. All that a resumed run needs goes through checkpoints; randomness is in the batches.
+    ``data_sha256`` goes into checkpoints too, to tell whether the data changed.
     """
 
-    def __init__(self, model: nn.Module, num_dims: int, run: TrainRun, accelerator: Accelerator) -> None:
+    def __init__(
+        self, model: nn.Module, num_dims: int, run: TrainRun, accelerator: Accelerator, data_sha256: str | None = None
+    ) -> None:
         self.model = model
+        self.data_sha256 = data_sha256
         self.run = run
         self.accelerator = accelerator
         self.bits_per_nat = 1 / (num_dims * math.log(2))
@@ -188,6 +192,7 @@ class Trainer:
                 "step": self.step,
                 "images_seen": self.images_seen,
                 "validation_bits_per_dim": score,
+                "data_sha256": self.data_sha256,
                 "num_processes": self.accelerator.num_processes,
             }
             self.checkpoints.save(Snapshot(tensors, self.run, state))
@@ -196,7 +201,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _diagnosis(self, batch: TrainingBatch, loss: float, norm: float) -> str:
-        inputs = [value.to(self.accelerator.device) for value in batch.inputs]
+        size = self.run.train.microbatch_size or len(batch)
+        starts = range(0, len(batch), size)
+        inputs = ([v[start : start + size].to(self.accelerator.device) for v in batch.inputs] for start in starts)
         where = _first_nonfinite_module(self.model, inputs) or _last_nonfinite_gradient(self.model) or "another process"
         latest = self.checkpoints.latest()
         return (
@@ -207,7 +214,7 @@ class Trainer:
 
 
 @torch.no_grad()
-def _first_nonfinite_module(model: nn.Module, inputs: list[Tensor]) -> str | None:
+def _first_nonfinite_module(model: nn.Module, inputs: Iterable[list[Tensor]]) -> str | None:
     """Run the model once more and return the name of the first innermost module whose output is not finite."""
     found: list[str] = []
 
@@ -221,7 +228,8 @@ def _first_nonfinite_module(model: nn.Module, inputs: list[Tensor]) -> str | Non
 
     handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
     try:
-        model(*inputs)
+        for microbatch in inputs:
+            model(*microbatch)
     finally:
         for handle in handles:
             handle.remove()
