@@ -24,13 +24,13 @@ def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Build the optimiser that the config names."""
+    """Build the optimiser that the config names, fused where torch has that for CPU and GPU."""
     betas = (config.beta1, config.beta2)
     match config.name:
         case "adam":
-            return torch.optim.Adam(parameters, config.lr, betas, weight_decay=config.weight_decay)
+            return torch.optim.Adam(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=True)
         case "adamw":
-            return torch.optim.AdamW(parameters, config.lr, betas, weight_decay=config.weight_decay)
+            return torch.optim.AdamW(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=True)
         case "adamax":
             return torch.optim.Adamax(parameters, config.lr, betas, weight_decay=config.weight_decay)
         case "sgd":
