@@ -140,6 +140,8 @@ class TrainConfig:
     """Steps between two checkpoints (always one after the last step)."""
     keep_last: int = 2
     """Number of newest checkpoints to keep; the best by validation bits/dim is kept besides."""
+    keep_every: int | None = None
+    """Keep the checkpoints of all multiples of this many steps for good. Default: none."""
     preview_temperature: float = 0.7
     """Temperature of the sample grid shown in TensorBoard at each validation."""
 
@@ -149,7 +151,7 @@ class TrainConfig:
         for name in names:
             value = getattr(self, name)
             require(value >= 1, f"train.{name}", value, "1 or more is")
-        for name in ("microbatch_size", "num_validation_images"):
+        for name in ("microbatch_size", "num_validation_images", "keep_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name}", value, "1 or more is")
         require(self.seed >= 0, "train.seed", self.seed, "0 or more is")
@@ -171,6 +173,8 @@ class TrainRun:
     """Optimiser."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training run."""
+    time_limit: str | None = None
+    """Stop early, with a checkpoint, when 95% of this time have passed: SECONDS, HH:MM:SS or D-HH:MM:SS."""
 
 
 @dataclass(frozen=True)

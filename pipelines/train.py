@@ -25,17 +25,25 @@ from glow.precision import set_compute_dtype, use_exact_float32
 from glow.sampling import image_grid, sample_images
 from glow.training.checkpoint import CheckpointManager, check_same_run, read_state
 from glow.training.metrics import write_environment
+from glow.training.stop import StopRequest, forget_stop
 from glow.training.trainer import Trainer, TrainingBatch
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on training, up to ``train.num_steps``."""
     run = complete(parse_config(TrainRun, argv, "train"))
+    # Before anything that takes long, and before the data loader's workers, which inherit the handlers.
+    with StopRequest(run.output, run.time_limit) as stop:
+        train(run, stop)
+
+
+def train(run: TrainRun, stop: StopRequest) -> None:
+    """Build everything, resume where there is a checkpoint, and train."""
     accelerator = build_accelerator(run)
     use_exact_float32()
     checkpoints = CheckpointManager(run.output, run.train.keep_last)
     # The main process decides for all: file systems of clusters do not show all nodes the same at once.
-    latest = broadcast_object_list([checkpoints.latest()])[0]
+    latest = broadcast_object_list([checkpoints.latest_intact() if accelerator.is_main_process else None])[0]
     data_sha256 = load_dataset(run.data.path).split("train").sha256
     if latest:
         check_same_run(latest, run, data_sha256)
@@ -47,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         output = Path(run.output)
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run), sort_keys=False))
+        forget_stop(output)
         write_environment(output, accelerator.device, accelerator.num_processes)
     with torch.random.fork_rng():
         torch.manual_seed(run.train.seed)
@@ -78,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         images = torch.cat(list(sample_images(model, range(36), run.train.preview_temperature, run.train.seed)))
         return {"samples": image_grid(images)}
 
-    trainer.fit(batches, validation_batches if validation else None, preview)
+    trainer.fit(batches, validation_batches if validation else None, preview, stop)
+    if trainer.step < run.train.num_steps:
+        accelerator.print(f"stopped after step {trainer.step}; the same command goes on")
     accelerator.print(checkpoints.latest())
     accelerator.end_training()
 

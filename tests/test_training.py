@@ -243,7 +243,7 @@ def test_resumed_run_logs_what_an_undisturbed_one_logs(dataset, tmp_path):
         train_with_fault(options(dataset, resumed, *extra), at_step=6)
     train_stage.main(options(dataset, resumed, *extra))
     assert comparable(through) == comparable(resumed)
-    assert [line["step"] for line in read_metrics(resumed)] == [3, 4, 6, 8]
+    assert [line["step"] for line in read_metrics(resumed)] == [3, 6, 8]
 
 
 def test_bf16_networks_train_like_float32(dataset, tmp_path, reset_accelerate):
@@ -366,9 +366,9 @@ def step_once(dataset, microbatch_size=None, batch_size=12, max_grad_norm=5.0):
     start = weights()
     trainer = Trainer(model, model.num_dims, run, accelerator)
     wrapped = accelerator.prepare_model(model)
-    losses = [trainer._train_step(wrapped, first, 0.1)]
+    losses = [trainer._train_step(wrapped, first)[:2]]
     after_first = weights()
-    losses.append(trainer._train_step(wrapped, next(batches), 0.1))
+    losses.append(trainer._train_step(wrapped, next(batches))[:2])
     return {
         "losses": losses, "start": start, "after_first": after_first, "weights": weights(),
         "num_processes": accelerator.num_processes,
@@ -454,7 +454,7 @@ def diverging(tmp_path, spoil):
     spoil(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(TrainingDiverged) as error:
-        trainer._train_step(model, batch, 0.1)
+        trainer._train_step(model, batch)
     after = model.state_dict()
     assert all(torch.equal(before[n].nan_to_num(9), after[n].nan_to_num(9)) for n in before)
     return str(error.value)

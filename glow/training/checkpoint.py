@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +45,10 @@ class Snapshot:
 class CheckpointManager:
     """The checkpoints of one run: ``<run>/checkpoints/step-00001000/``."""
 
-    def __init__(self, run: str | Path, keep_last: int = 2) -> None:
+    def __init__(self, run: str | Path, keep_last: int = 2, keep_every: int | None = None) -> None:
         self.directory = Path(run) / "checkpoints"
         self.keep_last = keep_last
+        self.keep_every = keep_every
 
     def save(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint aside, sync it to disk, and rename it into place; then remove old ones."""
@@ -81,6 +85,18 @@ class CheckpointManager:
         """Return the newest checkpoint, or None."""
         return self.all()[-1] if self.all() else None
 
+    def latest_intact(self) -> Path | None:
+        """Return the newest checkpoint whose files all have their checksums; set damaged ones aside, with a warning."""
+        for path in reversed(self.all()):
+            try:
+                verify(path)
+            except ValueError as error:
+                aside = path.rename(path.with_suffix(".damaged"))
+                warnings.warn(f"{error}. Set aside as {aside}; trying the checkpoint before", stacklevel=2)
+            else:
+                return path
+        return None
+
     def best(self) -> Path | None:
         """Return the checkpoint with the lowest validation bits/dim, or None where none was validated."""
         scores = [(read_state(path).get("validation_bits_per_dim"), path) for path in self.all()]
@@ -88,12 +104,65 @@ class CheckpointManager:
         return min(validated)[1] if validated else None
 
     def prune(self) -> None:
-        """Remove all but the last ``keep_last`` and the best, and what an interrupted save left behind."""
-        for path in set(self.all()[: -self.keep_last]) - {self.best()}:
+        """Remove all but the last, the best and each ``keep_every``-th, and what an interrupted save left behind."""
+        old = set(self.all()[: -self.keep_last]) - {self.best()}
+        for path in {path for path in old if self.keep_every is None or _step_of(path) % self.keep_every}:
             # Renamed first, so that a removal cut short leaves nothing that looks like a checkpoint.
             shutil.rmtree(path.rename(path.with_suffix(".partial")))
         for path in self.directory.glob("*.partial"):
             shutil.rmtree(path)
+
+
+class BackgroundSaver:
+    """Writes checkpoints in a thread, one at a time: training waits only for the copy to host memory.
+
+    A context manager; leaving it waits for the last write.
+    """
+
+    def __init__(self, checkpoints: CheckpointManager) -> None:
+        self.checkpoints = checkpoints
+        self._executor = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[Path] | None = None
+
+    def __enter__(self) -> BackgroundSaver:
+        """Return the saver itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Wait for the last write; its failure is an error unless there is one already."""
+        self._executor.shutdown()
+        if kind is None:
+            self.check()
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Copy the tensors to host memory and write them in the background, after the checkpoint before is written."""
+        copies = {
+            name: {key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()}
+            for name, tensors in snapshot.tensors.items()
+        }
+        state = copy.deepcopy(dict(snapshot.state))
+        if self._pending is not None:
+            self._pending.result()
+        self._pending = self._executor.submit(self.checkpoints.save, Snapshot(copies, snapshot.config, state))
+
+    def check(self) -> None:
+        """Raise the error of a write that failed; does not wait."""
+        if self._pending is not None and self._pending.done():
+            self._pending.result()
+
+
+def verify(checkpoint: Path) -> None:
+    """Compare all files of a checkpoint with their checksums.
+
+    Raises:
+        ValueError: for one that is missing or damaged.
+    """
+    for name, checksum in read_state(checkpoint)["sha256"].items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise ValueError(f"{path}: missing from the checkpoint")
+        if _sha256(path) != checksum:
+            raise ValueError(f"{path}: damaged: its checksum is not the one in state.json")
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -234,6 +303,10 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
         name, entry = key.rsplit("/", 1)
         state[numbers[name]][entry] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,11 +13,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from glow.config import TrainRun
+from glow.config import TrainRun, config_to_dict
 from glow.training.checkpoint import (
+    BackgroundSaver,
     CheckpointManager,
     Snapshot,
     load_optimizer_tensors,
@@ -28,6 +31,7 @@ from glow.training.checkpoint import (
 from glow.training.ema import EMA
 from glow.training.metrics import MetricsLog
 from glow.training.schedule import build_optimizer, learning_rate
+from glow.training.stop import StopRequest, record_stop
 
 Preview = Callable[[], Mapping[str, float | np.ndarray]]
 
@@ -65,9 +69,10 @@ class Trainer:
         self.bits_per_nat = 1 / (num_dims * math.log(2))
         self.optimizer = build_optimizer(model.parameters(), run.optimizer)
         self.ema = EMA(model, run.train.ema_decay)
-        self.checkpoints = CheckpointManager(run.output, run.train.keep_last)
+        self.checkpoints = CheckpointManager(run.output, run.train.keep_last, run.train.keep_every)
         self.step = 0
         self.best = math.inf
+        self.losses_since_log: list[float] = []
 
     @property
     def images_seen(self) -> int:
@@ -81,6 +86,7 @@ class Trainer:
         self.ema.load_state_dict(read_tensors(checkpoint, "ema"))
         load_optimizer_tensors(self.optimizer, self.model, read_tensors(checkpoint, "optimizer"))
         self.step = state["step"]
+        self.losses_since_log = state["losses_since_log"]
         best = self.checkpoints.best()
         self.best = read_state(best)["validation_bits_per_dim"] if best else math.inf
 
@@ -89,56 +95,72 @@ class Trainer:
         batches: Iterator[TrainingBatch],
         validation_batches: Callable[[], Iterable[TrainingBatch]] | None,
         preview: Preview,
+        stop: StopRequest | None = None,
     ) -> None:
-        """Train up to ``train.num_steps``.
+        """Train up to ``train.num_steps``, or until a process is asked to stop: then save, and leave stopped.json.
 
         Args:
             batches: This process's parts of the global batches, from ``images_seen`` on.
             validation_batches: Gives this process's part of the held-out data, anew at each call. None: there is none.
             preview: Called with the averaged weights in place, on the main process: what to show at each validation.
+            stop: Says whether this process was asked to stop; one process is enough.
 
         Raises:
+            ValueError: on all processes, when they differ in configuration or parameters; names those that do.
+            OSError: on the main process, when a checkpoint could not be written.
             TrainingDiverged: on all processes, before the optimiser step, when loss or gradient is not finite.
         """
         train, is_main = self.run.train, self.accelerator.is_main_process
+        self._check_agreement()
         wrapped = self.accelerator.prepare_model(self.model)
         with ExitStack() as stack:
+            saver = stack.enter_context(BackgroundSaver(self.checkpoints))
             log = stack.enter_context(MetricsLog(self.run.output, self.step)) if is_main else None
             hidden = None if is_main else True  # None: hidden where stderr is no terminal
             bar = stack.enter_context(tqdm(total=train.num_steps, initial=self.step, unit="step", disable=hidden))
-            window: list[float] = []
-            busy = 0.0
-            while self.step < train.num_steps:
-                lr = learning_rate(self.step, train.num_steps, self.run.optimizer)
+            busy_s, since = 0.0, self.step
+            reason: str | None = None
+            while self.step < train.num_steps and reason is None:
+                saver.check()
                 start = time.perf_counter()
-                loss, grad_norm = self._train_step(wrapped, next(batches), lr)
-                busy += time.perf_counter() - start
-                window.append(loss)
+                loss, grad_norm, reason = self._train_step(wrapped, next(batches), stop)
+                busy_s += time.perf_counter() - start
+                self.losses_since_log.append(loss)
                 bar.update()
                 values: dict[str, float | np.ndarray] = {}
                 score, last = None, self.step == train.num_steps
+                if last or self.step % train.log_every == 0:
+                    mean = sum(self.losses_since_log) / len(self.losses_since_log)
+                    values |= {"train/bits_per_dim": mean, "train/grad_norm": grad_norm, "train/lr": self.lr}
+                    images_per_s = (self.step - since) * train.batch_size / busy_s
+                    values |= {"train/images_per_s": images_per_s, "images_seen": self.images_seen}
+                    bar.set_postfix_str(f"{mean:.3f} bits/dim")
+                    self.losses_since_log, busy_s, since = [], 0.0, self.step
                 if last or self.step % train.validate_every == 0:
                     with self.ema.applied(self.model):
                         if validation_batches:
                             values["validation/bits_per_dim"] = score = self._validate(validation_batches())
                         values |= preview() if is_main else {}
-                saves = last or self.step % train.checkpoint_every == 0 or (score is not None and score < self.best)
-                # Averages begin anew at a checkpoint, so that a resumed run logs what an undisturbed one does.
-                if saves or self.step % train.log_every == 0:
-                    mean, num_images = sum(window) / len(window), len(window) * train.batch_size
-                    values |= {"train/bits_per_dim": mean, "train/grad_norm": grad_norm, "train/lr": lr}
-                    values |= {"train/images_per_s": num_images / busy, "images_seen": self.images_seen}
-                    bar.set_postfix_str(f"{mean:.3f} bits/dim")
-                    window, busy = [], 0.0
                 if log and values:
                     log.write(self.step, values)
                 if is_main and score is not None:
                     bar.write(f"step {self.step}: {_describe(values)}")
-                if saves:
-                    self._save(score)
+                is_best = score is not None and score < self.best
+                if last or reason or is_best or self.step % train.checkpoint_every == 0:
+                    self._save(saver, score)
+        self.accelerator.wait_for_everyone()
+        if reason and self.step < train.num_steps and is_main:
+            record_stop(self.run.output, self.step, reason)
 
-    def _train_step(self, wrapped: nn.Module, batch: TrainingBatch, lr: float) -> tuple[float, float]:
-        """Make one optimiser step; return the loss of the global batch and the norm of its gradient."""
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _train_step(
+        self, wrapped: nn.Module, batch: TrainingBatch, stop: StopRequest | None = None
+    ) -> tuple[float, float, str | None]:
+        """Make one optimiser step; return the loss of the global batch, the norm of its gradient, and why to stop."""
         train, accelerator = self.run.train, self.accelerator
         size = train.microbatch_size or len(batch)
         starts = range(0, len(batch), size)
@@ -154,19 +176,22 @@ class Trainer:
             total += loss.detach()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        # The one host sync of a step. The norm is that of the reduced gradient, the same on all processes.
-        loss_value, norm_value = torch.stack([accelerator.reduce(total, "mean"), norm]).tolist()
+        reason = stop.reason() if stop else None
+        # The one collective of our own and the one host sync of a step. All processes see the same three numbers: the
+        # norm is that of the reduced gradient.
+        flags = accelerator.reduce(torch.stack([total, total.new_tensor(float(reason is not None))]), "mean")
+        loss_value, stops, norm_value = torch.cat([flags, norm.to(flags.dtype).reshape(1)]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise TrainingDiverged(self._diagnosis(batch, loss_value, norm_value))
         if self.run.optimizer.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.run.optimizer.max_grad_norm, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = learning_rate(self.step, train.num_steps, self.run.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.ema.update(self.model, self.step)
-        return loss_value, norm_value
+        return loss_value, norm_value, (reason or "another process was asked to stop") if stops else None
 
     @torch.no_grad()
     def _validate(self, batches: Iterable[TrainingBatch]) -> float:
@@ -180,8 +205,8 @@ class Trainer:
             raise TrainingDiverged(f"validation after step {self.step}: the log-likelihood is not finite")
         return -total * self.bits_per_nat / count
 
-    def _save(self, score: float | None) -> None:
-        """Write a checkpoint from the main process; all wait for it."""
+    def _save(self, saver: BackgroundSaver, score: float | None) -> None:
+        """Hand a copy of the state to the main process's saver."""
         if self.accelerator.is_main_process:
             tensors = {
                 "model": self.model.state_dict(),
@@ -192,13 +217,25 @@ class Trainer:
                 "step": self.step,
                 "images_seen": self.images_seen,
                 "validation_bits_per_dim": score,
+                "losses_since_log": self.losses_since_log,
                 "data_sha256": self.data_sha256,
                 "num_processes": self.accelerator.num_processes,
             }
-            self.checkpoints.save(Snapshot(tensors, self.run, state))
+            saver.save(Snapshot(tensors, self.run, state))
         if score is not None:
             self.best = min(self.best, score)
-        self.accelerator.wait_for_everyone()
+
+    def _check_agreement(self) -> None:
+        """Raise on all processes when one has another configuration, position or other parameters (a collective)."""
+        digest = hashlib.sha256()
+        for value in self.model.state_dict().values():
+            digest.update(value.cpu().numpy().tobytes())
+        mine = {"configuration": config_to_dict(self.run), "step": self.step, "parameters": digest.hexdigest()}
+        everyone = gather_object([mine])
+        for rank, theirs in enumerate(everyone):
+            for name, value in everyone[0].items():
+                if theirs[name] != value:
+                    raise ValueError(f"process {rank} has another {name} than process 0")
 
     def _diagnosis(self, batch: TrainingBatch, loss: float, norm: float) -> str:
         size = self.run.train.microbatch_size or len(batch)

@@ -1,0 +1,184 @@
+"""Ending early, checkpoints in the background, damaged checkpoints, and processes that must agree."""
+
+import itertools
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import random_inputs, run_ranks, tiny_config, tiny_glow
+from test_training import assert_same_checkpoint, comparable, options, snapshot
+
+from glow.config import TrainRun
+from glow.training import checkpoint as checkpoint_module
+from glow.training.checkpoint import BackgroundSaver, CheckpointManager, read_state
+from glow.training.metrics import read_metrics
+from glow.training.stop import StopRequest, parse_time
+from glow.training.trainer import Trainer
+from pipelines import train as train_stage
+
+
+def train_and(arguments, at_step, action, rank=0):
+    """Train, and do something on one process before its step ``at_step``."""
+    original = Trainer._train_step
+
+    def step(self, *args):
+        if self.step == at_step - 1 and self.accelerator.process_index == rank:
+            action()
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", step)
+        train_stage.main(arguments)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def signal_user_twice():
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"), [(terminate, "SIGTERM"), (signal_user_twice, "SIGUSR1"), (None, "stop file")]
+)
+def test_stopped_training_goes_on_as_if_nothing_had_happened(dataset, tmp_path, capsys, action, reason):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    extra = ["--train.log_every", "2"]
+    train_and(options(dataset, run, *extra), 5, action or (run / "stop").touch)
+    assert json.loads((run / "stopped.json").read_text()) == {"step": 5, "reason": reason}
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "stopped after step 5; the same command goes on", str(run / "checkpoints/step-00000005"),
+    ]  # fmt: skip
+    train_stage.main(options(dataset, run, *extra))
+    assert not (run / "stopped.json").exists()
+    assert not (run / "stop").exists()
+    train_stage.main(options(dataset, undisturbed, *extra))
+    assert_same_checkpoint(run / "checkpoints/step-00000008", undisturbed / "checkpoints/step-00000008")
+    assert comparable(run) == comparable(undisturbed)
+
+
+def test_training_ends_within_its_time_limit(dataset, tmp_path):
+    start = time.monotonic()
+    train_stage.main(options(dataset, tmp_path, "--train.num_steps", "100000", "--time_limit", "3"))
+    assert time.monotonic() - start < 6
+    stopped = json.loads((tmp_path / "stopped.json").read_text())
+    assert stopped["reason"] == "time limit"
+    assert read_state(CheckpointManager(tmp_path).all()[-1])["step"] == stopped["step"]
+
+
+def test_signal_handlers_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest(tmp_path):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1:30", 90), ("02:00:01", 7201), ("1-00:00:05", 86405), ("0.5", 0.5)]
+)
+def test_time_limits_are_understood(text, seconds):
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "1-2", "-5", "0"])
+def test_other_time_limits_are_refused(dataset, tmp_path, text):
+    with pytest.raises(ValueError, match=r"^time_limit: .* is not allowed"):
+        train_stage.main([*options(dataset, tmp_path), f"--time_limit={text!r}"])
+
+
+def stop_second_process(arguments):
+    train_and(arguments, 3, terminate, rank=1)
+
+
+def test_one_process_stops_all_at_the_same_step(dataset, tmp_path):
+    run_ranks(stop_second_process, 2, options(dataset, tmp_path))
+    assert json.loads((tmp_path / "stopped.json").read_text()) == {
+        "step": 3,
+        "reason": "another process was asked to stop",
+    }
+    assert read_metrics(tmp_path)[-1]["step"] == 3
+
+
+# Checkpoints in the background
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    written, save_file = [], checkpoint_module.save_file
+
+    def slow(*args):
+        time.sleep(0.3)
+        written.append(time.monotonic())
+        save_file(*args)
+
+    monkeypatch.setattr(checkpoint_module, "save_file", slow)
+    manager = CheckpointManager(tmp_path)
+    with BackgroundSaver(manager) as saver:
+        shot = snapshot(1)
+        saver.save(shot)
+        returned = time.monotonic()
+        with torch.no_grad():
+            next(iter(shot.tensors["model"].values())).fill_(99)  # training changes its weights at once
+        assert manager.all() == []
+    assert returned < written[0]
+    name = next(iter(shot.tensors["model"]))
+    assert not (checkpoint_module.read_tensors(manager.all()[0], "model")[name] == 99).any()
+
+
+def test_failed_write_is_an_error_at_the_next_step(dataset, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        train_stage.main(options(dataset, tmp_path))
+    assert read_metrics(tmp_path)[-1]["step"] < 8
+    assert CheckpointManager(tmp_path).all() == []
+
+
+def test_damaged_newest_checkpoint_is_set_aside_loudly(dataset, tmp_path):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    for output in (run, undisturbed):
+        train_stage.main(options(dataset, output))
+    newest = run / "checkpoints/step-00000008"
+    with (newest / "optimizer.safetensors").open("r+b") as file:
+        file.seek(500)
+        file.write(b"damage")
+    with pytest.warns(UserWarning, match=r"optimizer\.safetensors: damaged: .* Set aside as .*step-00000008\.damaged"):
+        train_stage.main(options(dataset, run))
+    assert_same_checkpoint(newest, undisturbed / "checkpoints/step-00000008")
+    assert comparable(run) == comparable(undisturbed)
+
+
+def test_every_nth_checkpoint_is_kept(tmp_path):
+    manager = CheckpointManager(tmp_path, keep_last=1, keep_every=4)
+    for step in range(1, 11):
+        manager.save(snapshot(step))
+    assert [int(path.name[-2:]) for path in manager.all()] == [4, 8, 10]
+
+
+# Agreement
+
+
+def disagree(kind, output):
+    accelerator = Accelerator(cpu=True)
+    run = TrainRun(output if kind != "configuration" else f"{output}-{accelerator.process_index}", tiny_config())
+    model = tiny_glow(torch.float32)
+    if kind == "parameters" and accelerator.process_index == 1:
+        with torch.no_grad():
+            next(model.parameters()).add_(1e-6)
+    trainer = Trainer(model, model.num_dims, run, accelerator)
+    try:
+        trainer.fit(itertools.repeat(random_inputs(model.config)), None, dict)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("kind", ["parameters", "configuration"])
+def test_processes_that_differ_are_named(tmp_path, kind):
+    assert run_ranks(disagree, 2, kind, str(tmp_path)) == [f"process 1 has another {kind} than process 0"] * 2
