@@ -19,6 +19,7 @@ from glow.config import TrainRun, config_to_dict
 from glow.data.loader import Share, eval_batches, train_batches
 from glow.data.manifest import load_dataset
 from glow.data.reader import SplitReader
+from glow.evaluation.health import flow_health
 from glow.groups import group_size
 from glow.model import Glow
 from glow.precision import set_compute_dtype, use_exact_float32
@@ -85,7 +86,10 @@ def train(run: TrainRun, stop: StopRequest) -> None:
 
     def preview() -> dict[str, float | np.ndarray]:
         images = torch.cat(list(sample_images(model, range(36), run.train.preview_temperature, run.train.seed)))
-        return {"samples": image_grid(images)}
+        shown: dict[str, float | np.ndarray] = {"samples": image_grid(images)}
+        if validation:
+            shown |= flow_health(model, next(eval_batches(validation, group_size(model.image_shape), run.train.seed)))
+        return shown
 
     trainer.fit(batches, validation_batches if validation else None, preview, stop)
     if trainer.step < run.train.num_steps:

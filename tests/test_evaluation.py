@@ -18,6 +18,7 @@ from glow.data.loader import Batch, Share, eval_batches
 from glow.data.reader import SplitReader
 from glow.data.writer import prepare
 from glow.evaluation.baselines import GaussianBaseline, HistogramBaseline
+from glow.evaluation.health import flow_health
 from glow.evaluation.likelihood import Estimate, round_trip_error, score_split
 from glow.groups import aligned_ranges, group_size
 from glow.images import bits_per_dim
@@ -325,6 +326,19 @@ def test_sampling_in_several_processes_is_refused(run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"sample runs as one process; .* --first_index"):
         sample_stage.main(["--checkpoint", str(run)])
+
+
+def test_health_of_a_flow_tells_its_levels_and_conditions(dataset):
+    model = tiny_glow(torch.float32)
+    batch = next(eval_batches(SplitReader(dataset, "test"), 8, 0))
+    health = flow_health(model, batch)
+    with torch.no_grad():
+        total = bits_per_dim(model(*batch.inputs), model.num_dims).mean().item()
+    assert health["health/level_1"] + health["health/level_2"] + 8 == pytest.approx(total, abs=1e-4)
+    conv = model.chain[1].bijector.bijectors[1]
+    singular_values = torch.linalg.svdvals(conv.weight().detach().double())
+    assert health["health/condition/001"] == pytest.approx((singular_values[0] / singular_values[-1]).item())
+    assert len([name for name in health if "condition" in name]) == 4
 
 
 def test_stages_refuse_what_is_not_there(tmp_path):

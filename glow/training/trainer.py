@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
@@ -118,12 +119,14 @@ class Trainer:
             log = stack.enter_context(MetricsLog(self.run.output, self.step)) if is_main else None
             hidden = None if is_main else True  # None: hidden where stderr is no terminal
             bar = stack.enter_context(tqdm(total=train.num_steps, initial=self.step, unit="step", disable=hidden))
-            busy_s, since = 0.0, self.step
+            waited_s, busy_s, since = 0.0, 0.0, self.step
             reason: str | None = None
             while self.step < train.num_steps and reason is None:
                 saver.check()
                 start = time.perf_counter()
-                loss, grad_norm, reason = self._train_step(wrapped, next(batches), stop)
+                batch = next(batches)
+                waited_s += time.perf_counter() - start
+                loss, grad_norm, reason = self._train_step(wrapped, batch, stop)
                 busy_s += time.perf_counter() - start
                 self.losses_since_log.append(loss)
                 bar.update()
@@ -132,10 +135,12 @@ class Trainer:
                 if last or self.step % train.log_every == 0:
                     mean = sum(self.losses_since_log) / len(self.losses_since_log)
                     values |= {"train/bits_per_dim": mean, "train/grad_norm": grad_norm, "train/lr": self.lr}
-                    images_per_s = (self.step - since) * train.batch_size / busy_s
-                    values |= {"train/images_per_s": images_per_s, "images_seen": self.images_seen}
+                    steps = self.step - since
+                    values |= {"train/images_per_s": steps * train.batch_size / busy_s, "train/step_s": busy_s / steps}
+                    values |= {"train/data_wait_s": waited_s / steps, "train/peak_memory_bytes": _peak_memory_bytes()}
+                    values |= {"images_seen": self.images_seen}
                     bar.set_postfix_str(f"{mean:.3f} bits/dim")
-                    self.losses_since_log, busy_s, since = [], 0.0, self.step
+                    self.losses_since_log, waited_s, busy_s, since = [], 0.0, 0.0, self.step
                 if last or self.step % train.validate_every == 0:
                     with self.ema.applied(self.model):
                         if validation_batches:
@@ -166,7 +171,7 @@ class Trainer:
         starts = range(0, len(batch), size)
         # DDP averages gradients over processes; the loss is a sum over the global batch divided by its size.
         scale = -self.bits_per_nat * accelerator.num_processes / train.batch_size
-        total = torch.zeros((), device=accelerator.device)
+        total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for start in starts:
             inputs = [value[start : start + size].to(accelerator.device) for value in batch.inputs]
             # DDP reduces the gradients once, with the last microbatch.
@@ -248,6 +253,13 @@ class Trainer:
             f"Last good checkpoint: {latest or 'none yet'}. A lower optimizer.lr, a longer optimizer.warmup_steps or "
             "optimizer.max_grad_norm may help"
         )
+
+
+def _peak_memory_bytes() -> int:
+    """Return the most memory that was in use so far: of the GPU, or of the process where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @torch.no_grad()
