@@ -67,7 +67,7 @@ class DataConfig:
     """Where the training data lies and how it is read."""
 
     path: str = "data/digits"
-    """Directory of a prepared data set (holds dataset.json)."""
+    """Directory of a prepared data set (holds dataset.json), or its http(s) URL."""
     flip: bool = False
     """Mirror training images left to right with probability 1/2."""
     shift: int = 0
@@ -268,7 +268,7 @@ class EvaluateRun(CheckpointChoice):
     """Measure the bits/dim of a trained model on a split of a data set, image by image, and write a report."""
 
     data: str
-    """Directory of a prepared data set."""
+    """Directory of a prepared data set, or its http(s) URL."""
     split: str = "test"
     """Split to measure."""
     batch_size: int = 64

@@ -3,7 +3,9 @@
 import itertools
 import json
 import shutil
+import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from conftest import read_split
 from PIL import Image
 
 from glow.config import DataConfig
+from glow.data import files
 from glow.data.loader import Batch, Share, augment, dequantization_noise, eval_batches, train_batches
 from glow.data.manifest import load_dataset
 from glow.data.order import TrainingOrder, epoch_order
@@ -195,7 +198,7 @@ def test_shard_of_another_size_is_a_clear_error(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"train-00000\.tar: \d+ bytes, but dataset\.json says"):
         SplitReader(copy, "train").read([0])
     (copy / "train-00000.tar").unlink()
-    with pytest.raises(ValueError, match=r"train-00000\.tar: cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"train-00000\.tar: cannot be read: there is no such file"):
         SplitReader(copy, "train").read([0])
 
 
@@ -242,3 +245,97 @@ def test_damaged_or_foreign_image_is_a_clear_error(dataset, tmp_path):
     other = type(sample)(sample.key, (tmp_path / "other.png").read_bytes(), None)
     with pytest.raises(ValueError, match=r"is 9x8 RGB, but dataset\.json says shape \[3, 8, 8\]"):
         reader.decode(other)
+
+
+# Over http, and when reading fails
+
+
+class RangeHandler(BaseHTTPRequestHandler):
+    """Serves files with ranges; fails first for as many requests as ``failures`` says, by path."""
+
+    root, failures, requested = None, {}, []
+
+    def do_GET(self):
+        self.requested.append(self.path)
+        file = self.root / self.path.lstrip("/")
+        if self.failures.get(self.path, 0) > 0:
+            self.failures[self.path] -= 1
+            self.send_error(503)
+        elif not file.is_file():
+            self.send_error(404)
+        elif "Range" in self.headers:
+            data = file.read_bytes()
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            self.end_headers()
+            self.wfile.write(data[first : last + 1])
+        else:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(file.read_bytes())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(dataset, monkeypatch):
+    monkeypatch.setattr(files, "RETRY_DELAYS_S", (0.01, 0.01))
+    handler = type("Handler", (RangeHandler,), {"root": dataset, "failures": {}, "requested": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http_server.server_port}", handler
+        http_server.shutdown()
+        thread.join()
+
+
+def test_batches_over_http_are_those_of_the_files(dataset, server):
+    url, _ = server
+    assert all(same(a, b) for a, b in zip(take(dataset, 12), take(url, 12), strict=True))
+    local, remote = (list(eval_batches(SplitReader(place, "test"), 7, 0)) for place in (dataset, url))
+    assert all(same(a, b) for a, b in zip(local, remote, strict=True))
+
+
+def test_failed_request_is_tried_again(dataset, server):
+    url, handler = server
+    handler.failures |= {"/dataset.json": 2, "/train-00003.tar": 1}
+    assert SplitReader(url, "train").read([33]) == SplitReader(dataset, "train").read([33])
+    assert handler.requested.count("/dataset.json") == 3
+    assert handler.requested.count("/train-00003.tar") == 2
+
+
+def test_request_that_keeps_failing_is_an_error_that_names_the_shard(server):
+    url, handler = server
+    reader = SplitReader(url, "train")
+    handler.failures["/train-00003.tar"] = 99
+    with pytest.raises(ValueError, match=r"/train-00003\.tar: cannot be read, tried 3 times: HTTP Error 503"):
+        reader.read([33])
+    with pytest.raises(ValueError, match=r"/nothing: not a data set \(no dataset\.json\)"):
+        SplitReader(f"{url}/nothing", "train")
+
+
+def test_failed_local_read_is_tried_again(dataset, monkeypatch):
+    monkeypatch.setattr(files, "RETRY_DELAYS_S", (0.01,))
+    reader, read, failures = SplitReader(dataset, "train"), files._read_local, [1]
+
+    def flaky(*arguments):
+        if failures and failures.pop():
+            raise OSError(5, "Input/output error")
+        return read(*arguments)
+
+    monkeypatch.setattr(files, "_read_local", flaky)
+    assert len(reader.read([0, 1])) == 2
+
+
+def test_server_without_ranges_is_a_clear_error(dataset, server, monkeypatch):
+    url, handler = server
+    reader = SplitReader(url, "train")
+    monkeypatch.setattr(handler, "headers", {}, raising=False)
+    monkeypatch.setattr(handler, "parse_request", lambda self: parse(self) and not setattr(self, "headers", {}))
+    with pytest.raises(ValueError, match="does not answer requests for parts of a file"):
+        reader.read([0])
+
+
+parse = BaseHTTPRequestHandler.parse_request

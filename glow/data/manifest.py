@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from glow.data.files import join, read_part
+
 MANIFEST = "dataset.json"
 INDEX_VERSION = "v1.2"
 
@@ -93,16 +95,19 @@ def write_manifest(directory: Path, dataset: Dataset) -> None:
 
 
 def load_dataset(directory: str | Path) -> Dataset:
-    """Read dataset.json.
+    """Read dataset.json from a directory or a URL.
 
     Raises:
         ValueError: when it is missing or is not such a file.
     """
-    path = Path(directory) / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"{directory}: not a data set (no {MANIFEST}); make one with python -m pipelines.prepare")
+    path = join(directory, MANIFEST)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        content, _ = read_part(path)
+    except OSError as error:
+        advice = "make one with python -m pipelines.prepare"
+        raise ValueError(f"{directory}: not a data set (no {MANIFEST}); {advice}") from error
+    try:
+        raw = json.loads(content)
         splits = {
             name: Split(split["num_images"], tuple(Shard(**shard) for shard in split["shards"]), split["sha256"])
             for name, split in raw["splits"].items()
@@ -142,15 +147,17 @@ def write_index(path: Path, samples: Sequence[Sequence[tuple[str, int, int, str]
     path.write_text("\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n", encoding="utf-8")
 
 
-def read_index(path: Path) -> SampleIndex:
-    """Read the index of a shard.
+def read_index(path: str | Path) -> SampleIndex:
+    """Read the index of a shard from a path or a URL.
 
     Raises:
         ValueError: when it is missing or damaged, or a sample has no PNG.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: the index of this shard is missing; prepare the data set again")
-    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    try:
+        content, _ = read_part(str(path))
+    except OSError as error:
+        raise ValueError(f"{path}: the index of this shard is missing; prepare the data set again") from error
+    header, *lines = content.decode(errors="replace").splitlines() or [""]
     if header.split() != [INDEX_VERSION, str(len(lines))]:
         raise ValueError(f"{path}: damaged index: {len(lines)} samples after the header {header!r}")
     keys, spans = [], np.zeros((len(lines), 4), dtype=np.int64)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from glow.data.files import join, read_part
 from glow.data.manifest import Dataset, Shard, index_path, load_dataset, read_index
 
 
@@ -31,12 +32,12 @@ class SplitReader:
     """
 
     def __init__(self, directory: str | Path, split: str) -> None:
-        self.directory = Path(directory)
+        self.directory = str(directory)
         self.dataset: Dataset = load_dataset(directory)
         self.split = self.dataset.split(split)
         indices = []
         for shard in self.split.shards:
-            path = index_path(self.directory / shard.path)
+            path = join(self.directory, str(index_path(Path(shard.path))))
             indices.append(read_index(path))
             if len(indices[-1].keys) != shard.num_images:
                 raise ValueError(f"{path}: {len(indices[-1].keys)} samples, but dataset.json says {shard.num_images}")
@@ -63,7 +64,7 @@ class SplitReader:
             ValueError: for a shard that has another sha256; names it.
         """
         for shard in self.split.shards:
-            path = self.directory / shard.path
+            path = join(self.directory, shard.path)
             if hashlib.sha256(self._read_bytes(shard, 0, shard.num_bytes)).hexdigest() != shard.sha256:
                 raise ValueError(f"{path}: damaged or changed: its sha256 is not the one in dataset.json")
 
@@ -118,14 +119,12 @@ class SplitReader:
                 yield int(shard[0]), (run - self._first[shard[0]]).tolist()
 
     def _read_bytes(self, shard: Shard, start: int, end: int) -> bytes:
-        path = self.directory / shard.path
+        location = join(self.directory, shard.path)
         try:
-            with path.open("rb") as file:
-                size = file.seek(0, io.SEEK_END)
-                file.seek(start)
-                data = file.read(end - start)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+            data, size = read_part(location, start, end)
+        except FileNotFoundError as error:
+            raise ValueError(f"{location}: cannot be read: there is no such file") from error
         if size != shard.num_bytes or len(data) != end - start:
-            raise ValueError(f"{path}: {size} bytes, but dataset.json says {shard.num_bytes}: damaged or partly copied")
+            found = f"{size} bytes" if size >= 0 else "too few bytes"
+            raise ValueError(f"{location}: {found}, but dataset.json says {shard.num_bytes}: damaged or partly copied")
         return data
