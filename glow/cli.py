@@ -19,8 +19,8 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str) -> Config:
     """Build the configuration ``cls`` from command-line arguments (None: those of the process).
 
-    ``--config FILE.yaml`` may come first; options after it override it. A field of type ``list[str]`` may be given
-    several times.
+    ``--config FILE.yaml`` may come first; options after it override it. A field that is a list may be given several
+    times, or once as a YAML list.
 
     Raises:
         ValueError: for an unknown key, a wrong type or an impossible value; names the field.
@@ -31,8 +31,8 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str) -> C
     arguments = list(sys.argv[1:] if argv is None else argv)
     hints = typing.get_type_hints(cls)
     for name, annotation in hints.items():
-        if annotation == list[str]:
-            arguments = _join_repeated(arguments, f"--{name}")
+        if typing.get_origin(annotation) is list:
+            arguments = _join_repeated(arguments, f"--{name}", quote=annotation == list[str])
     try:
         namespace = parser.parse_args(arguments)
         # The files that --config named are no field of the configuration.
@@ -58,19 +58,21 @@ def run_stage(main: Callable[[], Any]) -> None:
         sys.exit(130)
 
 
-def _join_repeated(arguments: list[str], option: str) -> list[str]:
+def _join_repeated(arguments: list[str], option: str, quote: bool) -> list[str]:
     """Turn ``--source A --source B`` into ``--source ["A", "B"]``; a list that is given as such stays."""
     values, others = [], []
     remaining = iter(arguments)
     for argument in remaining:
         name, equals, value = argument.partition("=")
-        if name == option:
+        if name in (option, f"{option}+"):
             values.append(value if equals else next(remaining, ""))
         else:
             others.append(argument)
+    if not values:
+        return others
     if len(values) == 1 and values[0].startswith("["):
         return [*others, option, values[0]]
-    return [*others, option, json.dumps(values)] if values else others
+    return [*others, option, json.dumps(values) if quote else f"[{', '.join(values)}]"]
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
 
+MAX_PIXELS = 89_478_485  # Pillow's limit for an image that is not suspect
+
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raise the ValueError that names a config field, its value and what is allowed, unless ``condition`` holds."""
@@ -183,7 +185,7 @@ class PrepareRun:
 
     source: list[str]
     """A folder of images, a zip or uncompressed tar of one, torchvision:NAME[:SPLIT] or digits; several are joined
-    (--source A --source+ B, or a YAML list)."""
+    (--source A --source B)."""
     output: str
     """Directory of the data set to write; by custom data/NAME."""
     validation: str | None = None
@@ -193,7 +195,7 @@ class PrepareRun:
     size: int | tuple[int, int] | None = None
     """Resize (antialiased) and crop the centre to SIZE x SIZE, or to [HEIGHT, WIDTH]. Default: keep."""
     color: Literal["keep", "rgb", "grey"] = "keep"
-    """Colour of the stored images; keep follows the first image."""
+    """Colour of the stored images; keep follows the first image. Transparent images are laid on white."""
     shard_size: int = 5000
     """Images in one shard."""
     seed: int = 0
@@ -214,8 +216,12 @@ class PrepareRun:
         require(self.shard_size >= 1, "shard_size", self.shard_size, "1 or more is")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or more is")
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
-        sizes = (self.size,) if isinstance(self.size, int) else self.size or ()
-        require(all(size >= 1 for size in sizes), "size", self.size, "positive numbers are")
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size or (1, 1)
+        allowed = height >= 1 and width >= 1 and height * width <= MAX_PIXELS
+        require(allowed, "size", self.size, f"positive numbers of at most {MAX_PIXELS} pixels together are")
+        for name in ("validation", "test"):
+            held_out = getattr(self, name)
+            require(held_out not in self.source, name, held_out, "a source that is not one of the train images too is")
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,7 @@ class SampleRun(CheckpointChoice):
     """Draw images from a trained model: one grid for each temperature, the same latents in all of them."""
 
     temperatures: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.7, 0.9, 1.0])
-    """Standard deviations of the latents, as a YAML list; 0 is the decoded mean."""
+    """Standard deviations of the latents, '[0, 0.7]' or one; 0 is the decoded mean."""
     num_images: int = 64
     """Images for each temperature."""
     first_index: int = 0

@@ -155,15 +155,16 @@ class Glow(nn.Module):
                 is not sampling from p(x)^(1/T^2), which would need the normaliser of that density.
             context: What the flow is conditioned on.
         """
+        return quantize(self.decode(self.scale_noise(noise, temperature), context), self.config.num_bits)
+
+    def scale_noise(self, noise: Tensor, temperature: float | Sequence[float]) -> list[Tensor]:
+        """Cut standard normal noise ``[N, C*H*W]`` into latents, one tensor a level, times the temperature."""
         temperatures = [temperature] * len(self.latent_shapes) if isinstance(temperature, int | float) else temperature
         if len(temperatures) != len(self.latent_shapes):
             raise ValueError(f"temperature: {len(temperatures)} numbers for {len(self.latent_shapes)} levels")
         parts = noise.split([math.prod(shape) for shape in self.latent_shapes], dim=1)
-        latents = [
-            scale * part.reshape(-1, *shape)
-            for part, shape, scale in zip(parts, self.latent_shapes, temperatures, strict=True)
-        ]
-        return quantize(self.decode(latents, context), self.config.num_bits)
+        scaled = zip(parts, self.latent_shapes, temperatures, strict=True)
+        return [scale * part.reshape(-1, *shape) for part, shape, scale in scaled]
 
     @torch.no_grad()
     def initialize(self, images: Tensor, noise: Tensor, context: Tensor | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from glow.groups import aligned_ranges, group_size
+from glow.images import quantize
 from glow.model import Glow
 from glow.randomness import generator
 
@@ -36,8 +38,11 @@ def sample_images(
         noise = torch.zeros(group, model.num_dims, dtype=parameter.dtype)
         for index in chunk:
             noise[index % group] = torch.from_numpy(latent_noise(seed, index, model.num_dims))
-        first = chunk.start % group
-        images.extend(model.sample(noise.to(parameter.device), temperature).cpu()[first : first + len(chunk)])
+        rows = slice(chunk.start % group, chunk.start % group + len(chunk))
+        x = model.decode(model.scale_noise(noise.to(parameter.device), temperature))[rows]
+        for row in (~x.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
+            warnings.warn(f"image {chunk[row]} at temperature {temperature} is not finite", stacklevel=2)
+        images.extend(quantize(x, model.config.num_bits).cpu())
         while len(images) >= batch_size:
             yield torch.stack(images[:batch_size])
             images = images[batch_size:]

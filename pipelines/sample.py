@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     step = read_state(checkpoint)["step"]
     output = Path(config.output or run_directory(checkpoint) / "samples" / f"step-{step:08d}")
     output.mkdir(parents=True, exist_ok=True)
+    # samples.json vouches for the grids: it goes first and comes last.
+    for earlier in [output / "samples.json", *output.glob("grid-t*.png")]:
+        earlier.unlink(missing_ok=True)
 
     indices = range(config.first_index, config.first_index + config.num_images)
     bar = tqdm(total=config.num_images * len(config.temperatures), unit="image", disable=None)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ from glow.data.manifest import load_dataset
 from glow.data.reader import SplitReader
 from glow.evaluation.health import flow_health
 from glow.groups import group_size
+from glow.locking import locked
 from glow.model import Glow
 from glow.precision import set_compute_dtype, use_exact_float32
 from glow.sampling import image_grid, sample_images
-from glow.training.checkpoint import CheckpointManager, check_same_run, read_state
+from glow.training.checkpoint import CheckpointManager, changed_options, check_same_run, read_state
 from glow.training.metrics import write_environment
 from glow.training.stop import StopRequest, forget_stop
 from glow.training.trainer import Trainer, TrainingBatch
@@ -39,25 +41,27 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(run: TrainRun, stop: StopRequest) -> None:
-    """Build everything, resume where there is a checkpoint, and train."""
+    """Let one training at a time write to the run directory."""
     accelerator = build_accelerator(run)
+    with locked(Path(run.output) / ".lock", run.output) if accelerator.is_main_process else nullcontext():
+        train_locked(run, stop, accelerator)
+
+
+def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> None:
+    """Build everything, resume where there is a checkpoint, and train."""
     use_exact_float32()
     checkpoints = CheckpointManager(run.output, run.train.keep_last)
     # The main process decides for all: file systems of clusters do not show all nodes the same at once.
     latest = broadcast_object_list([checkpoints.latest_intact() if accelerator.is_main_process else None])[0]
     data_sha256 = load_dataset(run.data.path).split("train").sha256
-    if latest:
-        check_same_run(latest, run, data_sha256)
+    if latest and not goes_on(latest, run, data_sha256, accelerator):
+        return
     images_seen = read_state(latest)["images_seen"] if latest else 0
     share = Share(accelerator.process_index, accelerator.num_processes)
     batches = train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
 
     if accelerator.is_main_process:
-        output = Path(run.output)
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run), sort_keys=False))
-        forget_stop(output)
-        write_environment(output, accelerator.device, accelerator.num_processes)
+        describe(run, accelerator)
     with torch.random.fork_rng():
         torch.manual_seed(run.train.seed)
         model = Glow(run.model).to(accelerator.device)
@@ -98,6 +102,31 @@ def train(run: TrainRun, stop: StopRequest) -> None:
     accelerator.end_training()
 
 
+def describe(run: TrainRun, accelerator: Accelerator) -> None:
+    """Write config.yaml and environment.json, and forget that an earlier training stopped."""
+    output = Path(run.output)
+    output.mkdir(parents=True, exist_ok=True)
+    forget_stop(output)
+    (output / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run), sort_keys=False))
+    write_environment(output, accelerator.device, accelerator.num_processes)
+
+
+def goes_on(latest: Path, run: TrainRun, data_sha256: str, accelerator: Accelerator) -> bool:
+    """Say what is different since the checkpoint; return whether anything is left to do.
+
+    Raises:
+        ValueError: when the run cannot go on like this.
+    """
+    check_same_run(latest, run, data_sha256)
+    step = read_state(latest)["step"]
+    if step >= run.train.num_steps:
+        accelerator.print(f"{run.output} has made {step} steps already: nothing to do\n{latest}")
+        return False
+    for change in changed_options(latest, run):
+        accelerator.print(f"changed since the checkpoint: {change}")
+    return True
+
+
 def complete(run: TrainRun) -> TrainRun:
     """Fill in what the data decides: the shape of the images.
 
@@ -106,6 +135,8 @@ def complete(run: TrainRun) -> TrainRun:
     """
     dataset = load_dataset(run.data.path)
     shape = run.model.image_shape
+    if run.data.shift >= min(dataset.shape[1:]):
+        raise ValueError(f"data.shift: {run.data.shift}, but the images of {run.data.path} are {list(dataset.shape)}")
     if shape is not None and shape != dataset.shape:
         raise ValueError(
             f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}"

@@ -62,8 +62,12 @@ def test_list_option_replaces_that_of_a_file(tmp_path):
 def test_list_options_may_be_repeated():
     assert parse_config(PrepareRun, ["--source", "a", "--source=b", "--output", "c"], "prepare").source == ["a", "b"]
     assert parse_config(PrepareRun, ["--source", "[a, b]", "--output", "c"], "prepare").source == ["a", "b"]
-    sample = parse_config(SampleRun, ["--checkpoint", "r", "--temperatures", "[0, 0.5]"], "sample")
-    assert sample.temperatures == [0.0, 0.5]
+    assert parse_config(PrepareRun, ["--source", "a", "--source+", "b", "--output", "c"], "prepare").source == [
+        "a",
+        "b",
+    ]
+    for text, values in (("[0, 0.5]", [0.0, 0.5]), ("0.5", [0.5]), ("0,0.5", [0.0, 0.5])):
+        assert parse_config(SampleRun, ["--checkpoint", "r", "--temperatures", text], "sample").temperatures == values
     assert parse_config(PrepareRun, ["--source", "a", "--output", "c", "--size", "[4, 6]"], "prepare").size == (4, 6)
 
 
@@ -157,8 +161,8 @@ def test_our_own_mistake_keeps_its_traceback():
     [
         ("prepare", ["--source", "nowhere", "--output", "x"], "error: nowhere: no such folder, zip or tar"),
         ("train", ["--output", "x", "--data.path", "nowhere"], "error: nowhere: not a data set (no dataset.json)"),
-        ("sample", ["--checkpoint", "nowhere"], "error: nowhere: no latest checkpoint there"),
-        ("evaluate", ["--checkpoint", "nowhere", "--data", "x"], "error: nowhere: no latest checkpoint there"),
+        ("sample", ["--checkpoint", "nowhere"], "error: nowhere: no such checkpoint or run directory"),
+        ("evaluate", ["--checkpoint", "nowhere", "--data", "x"], "error: nowhere: no such checkpoint or run directory"),
     ],
 )
 def test_no_traceback_for_a_users_mistake(stage, arguments, message, tmp_path):

@@ -322,6 +322,24 @@ def test_round_trip_error_notices_a_wrong_inverse(dataset, monkeypatch):
     assert round_trip_error(model, batch) > 1e-2
 
 
+def test_interrupted_sampling_leaves_nothing_for_a_report(run, dataset, tmp_path, monkeypatch):
+    folder = run / "samples" / "step-00000007"
+    sample_stage.main(["--checkpoint", str(run), "--temperatures", "[0.44]", "--num_images", "4"])
+    grid = sample_stage.image_grid
+    monkeypatch.setattr(sample_stage, "image_grid", lambda images: grid(images) if len(images) == 4 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sample_stage.main(["--checkpoint", str(run), "--temperatures", "[0.44]", "--num_images", "5"])
+    assert list(folder.glob("*.*")) == []
+    evaluate(run, dataset, tmp_path / "report")
+    assert "temperature 0.44" not in (tmp_path / "report/report.html").read_text()
+
+
+def test_samples_that_are_not_finite_are_named():
+    model = tiny_glow(torch.float32)
+    with pytest.warns(UserWarning, match=r"image 3 at temperature 1e\+38 is not finite"):
+        draw(model, range(3, 4), 1e38)
+
+
 def test_sampling_in_several_processes_is_refused(run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"sample runs as one process; .* --first_index"):

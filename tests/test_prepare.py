@@ -16,6 +16,7 @@ from glow.data.manifest import index_path, load_dataset, read_index
 from glow.data.selection import Sample, name_samples, parse_held_out
 from glow.data.shards import ShardWriter
 from glow.data.writer import prepare
+from glow.locking import locked
 from pipelines.prepare import main
 
 
@@ -208,7 +209,9 @@ def test_palette_and_profile_leave_nothing_but_pixels(config, tmp_path):
     stream = io.BytesIO()
     image.save(stream, "PNG", transparency=b"\x00\x80", icc_profile=b"profile")
     prepare(replace(config, source=[make_folder(tmp_path / "palette", {"a.png": stream.getvalue()})]))
-    np.testing.assert_array_equal(read_split(config.output, "train")["a"][0], np.asarray(image.convert("RGB")))
+    alpha = np.array([0, 128] + [255] * 254)[np.asarray(image)][:, :, None] / 255
+    expected = np.asarray(image.convert("RGB")) * alpha + 255 * (1 - alpha)
+    np.testing.assert_allclose(read_split(config.output, "train")["a"][0], expected, atol=1)
     shard = (Path(config.output) / "train-00000.tar").read_bytes()
     assert b"tRNS" not in shard
     assert b"iCCP" not in shard
@@ -224,7 +227,7 @@ def test_palette_and_profile_leave_nothing_but_pixels(config, tmp_path):
         ("cat/x.png", picture(1, grey=True), {}, r"cat/x.png: is grey, the first image is in colour; choose --color"),
         ("cat/x.png", b"junk", {"size": 4}, r"cat/x.png: not an image"),
         ("cat/x.png", png(picture(1, 40, 40))[:-500], {"size": 4}, r"cat/x.png: cannot be read: .*truncated"),
-        ("x.png", picture(1), {"test": "digits"}, r"source: has no class folders or labels, but digits has"),
+        ("x.png", picture(1), {}, r"source: some images lie in class folders, but x.png does not"),
         ("cat/x.png", picture(1), {"test": "21"}, "test: 21 images are asked for, but of 21 images 21 are left"),
         ("cat/x.png", picture(1), {"test": "15", "validation": "6"}, "validation: 6 images .* of 21 images 6 are left"),
         ("cat/x.png", picture(1), {"validation": "0.01"}, "validation: 0.01 of 21 images is not one image"),
@@ -410,3 +413,42 @@ def test_image_error_reaches_the_user_from_a_worker(config):
     with pytest.raises(ImageError, match=r"dog/zz.png: not an image"):
         prepare(replace(config, num_workers=2))
     assert list(Path(config.output).parent.iterdir()) == []
+
+
+def test_labels_of_some_sources_only_are_refused(config, tmp_path):
+    flat = make_folder(tmp_path / "flat", {"x.png": picture(1, 8, 8, grey=True)})
+    with pytest.raises(ValueError, match="flat: has no class folders or labels, but digits has"):
+        prepare(replace(config, source=[flat], test="digits"))
+
+
+def test_held_out_source_that_is_a_train_source_too_is_refused(config):
+    with pytest.raises(ValueError, match=r"validation: .* a source that is not one of the train images too is"):
+        replace(config, validation=config.source[0])
+
+
+def test_gigantic_size_is_refused(config):
+    with pytest.raises(ValueError, match=r"size: 100000 is not allowed; positive numbers of at most \d+ pixels"):
+        replace(config, size=100_000)
+
+
+def test_transparent_pixels_become_white(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    pixels = np.zeros((4, 4, 4), dtype=np.uint8)
+    pixels[:2] = (10, 20, 30, 255)
+    pixels[2:] = (99, 98, 97, 0)
+    Image.fromarray(pixels).save(folder / "a.png")
+    prepare(PrepareRun([str(folder)], str(tmp_path / "data"), num_workers=0))
+    ((stored, _),) = read_split(tmp_path / "data", "train").values()
+    assert (stored[:2] == (10, 20, 30)).all()
+    assert (stored[2:] == 255).all()
+
+
+def test_two_runs_with_one_output_are_refused(config):
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        locked(output.with_name(f".{output.name}.lock"), "it"),
+        pytest.raises(ValueError, match="another process is writing it"),
+    ):
+        prepare(config)

@@ -77,13 +77,24 @@ def png_header(width, height):
         (["cat/sub/1.png", "dog/1.png"], ["cat/sub/1.png", "dog/1.png"], ["cat", "dog"]),
         (["top/cat/1.png", "top/dog/1.png"], ["cat/1.png", "dog/1.png"], ["cat", "dog"]),
         (["./top/cat/1.png", "./top/dog/1.png"], ["cat/1.png", "dog/1.png"], ["cat", "dog"]),
-        (["top/1.png", "top/cat/2.png"], ["top/1.png", "top/cat/2.png"], ["top", "top"]),
-        (["cat/1.png", "2.png"], ["2.png", "cat/1.png"], None),
+        (["top/2.png", "top/1.png"], ["1.png", "2.png"], None),
         (["1.png", ".2.png", ".x/3.png", "__MACOSX/4.png", "notes.txt", "5.png.txt"], ["1.png"], None),
     ],
 )
 def test_one_rule_gives_names_and_labels(members, names, labels):
-    assert arrange(members)[1:] == (names, labels)
+    assert arrange("it", members, top=1)[1:] == (names, labels)
+
+
+def test_one_folder_is_a_class_in_a_folder_and_the_top_of_an_archive():
+    members = ["cat/1.png", "cat/2.png"]
+    assert arrange("it", members, top=2)[1:] == (members, ["cat", "cat"])
+    assert arrange("it", members, top=1)[1:] == (["1.png", "2.png"], None)
+
+
+@pytest.mark.parametrize("members", [["cat/1.png", "2.png"], ["top/cat/1.png", "top/2.png"]])
+def test_images_within_and_without_class_folders_are_refused(members):
+    with pytest.raises(ValueError, match=r"^it: some images lie in class folders, but (top/)?2\.png does not"):
+        arrange("it", members, top=1)
 
 
 @pytest.mark.parametrize("kind", MAKERS)

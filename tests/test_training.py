@@ -27,6 +27,7 @@ from glow.data.loader import Share, train_batches
 from glow.data.reader import SplitReader
 from glow.data.writer import prepare
 from glow.evaluation.likelihood import score_split
+from glow.locking import locked
 from glow.model import Glow
 from glow.training import checkpoint as checkpoint_module
 from glow.training.checkpoint import (
@@ -272,9 +273,9 @@ def test_fp16_is_refused(dataset, tmp_path, monkeypatch):
 def test_finished_run_trains_no_further(dataset, tmp_path, capsys):
     run = tmp_path / "run"
     train_stage.main(options(dataset, run))
-    before = (run / "metrics.jsonl").read_text()
-    train_stage.main(options(dataset, run))
-    assert (run / "metrics.jsonl").read_text() == before
+    before = [(run / name).read_text() for name in ("metrics.jsonl", "config.yaml")]
+    train_stage.main(options(dataset, run, "--optimizer.lr", "0.5"))
+    assert [(run / name).read_text() for name in ("metrics.jsonl", "config.yaml")] == before
     assert capsys.readouterr().out.splitlines()[-1].endswith("step-00000008")
 
 
@@ -292,6 +293,28 @@ def test_resuming_another_run_is_refused(dataset, tmp_path, extra, message):
     train_stage.main(options(dataset, run, "--train.num_steps", "1"))
     with pytest.raises(ValueError, match=message):
         train_stage.main(options(dataset, run, *extra))
+
+
+def test_options_that_changed_since_the_checkpoint_are_said(dataset, tmp_path, capsys):
+    train_stage.main(options(dataset, tmp_path, "--train.num_steps", "1"))
+    capsys.readouterr()
+    train_stage.main(options(dataset, tmp_path, "--optimizer.lr", "0.003"))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("changed")]
+    assert said == [
+        "changed since the checkpoint: optimizer.lr 0.003 (was 0.002)",
+        "changed since the checkpoint: train.num_steps 8 (was 1)",
+    ]
+
+
+def test_two_trainings_in_one_run_directory_are_refused(dataset, tmp_path):
+    with locked(tmp_path / ".lock", "it"), pytest.raises(ValueError, match="another process is writing it"):
+        train_stage.main(options(dataset, tmp_path))
+    train_stage.main(options(dataset, tmp_path, "--train.num_steps", "1"))
+
+
+def test_shift_beyond_the_image_is_refused(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.shift: 8, but the images of .* are \[3, 8, 8\]"):
+        train_stage.main(options(dataset, tmp_path, "--data.shift", "8"))
 
 
 def test_resuming_on_other_images_is_refused(dataset, tmp_path):
@@ -557,8 +580,11 @@ def test_damaged_checkpoints_are_clear_errors(tmp_path):
         ValueError, match=r"config\.yaml: not a readable configuration: ModelConfig has no field widthh"
     ):
         load_model(path)
-    with pytest.raises(ValueError, match="no latest checkpoint there"):
+    with pytest.raises(ValueError, match="no such checkpoint or run directory"):
         find_checkpoint(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no latest checkpoint there"):
+        find_checkpoint(tmp_path / "empty")
 
 
 def test_save_that_cannot_be_written_is_a_clear_error_and_leaves_no_checkpoint(tmp_path):

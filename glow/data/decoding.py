@@ -107,8 +107,9 @@ class ImageForm:
                 f"is {image.height} x {image.width} (height x width), the first image is {self.height} x {self.width}; "
                 "--size brings all images to one size",
             )
-        if image.mode == "P":
-            image = image.convert("RGBA")  # the way that knows transparent palettes
+        if image.has_transparency_data:  # what lies under transparent pixels is arbitrary
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if self.is_grey else "RGB")
         if self.resizes:
             image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.LANCZOS)

@@ -56,11 +56,14 @@ class Source(abc.ABC):
         return {name: value for name, value in self.__dict__.items() if name != "handle"}
 
 
-def arrange(members: Iterable[str]) -> tuple[list[str], list[str], list[str] | None]:
-    """Return the images among paths with forward slashes, sorted; their names; and their class names, or None.
+def arrange(spec: str, members: Iterable[str], top: int) -> tuple[list[str], list[str], list[str] | None]:
+    """Return the images among paths with forward slashes, sorted, their names, and their class names or None.
 
-    Common top folders that hold nothing but folders are no part of a name. There are classes if every image
-    then lies in a folder: the first of its path.
+    Folders that all images share are no part of a name while ``top`` more parts follow. Then the images lie either all
+    in folders, which are their classes, or all beside each other, without classes.
+
+    Raises:
+        ValueError: when some lie in folders and some do not.
     """
     images = []
     for member in sorted(set(members)):
@@ -68,17 +71,26 @@ def arrange(members: Iterable[str]) -> tuple[list[str], list[str], list[str] | N
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
         if not hidden and PurePosixPath(member).suffix.lower() in EXTENSIONS:
             images.append((member, parts))
-    while images and len({parts[0] for _, parts in images}) == 1 and min(len(parts) for _, parts in images) >= 3:
+    while images and len({parts[0] for _, parts in images}) == 1 and min(len(parts) for _, parts in images) > top:
         images = [(member, parts[1:]) for member, parts in images]
-    labels = [parts[0] for _, parts in images] if all(len(parts) >= 2 for _, parts in images) else None
+    loose = [member for member, parts in images if len(parts) == 1]
+    if loose and len(loose) < len(images):
+        raise ValueError(
+            f"{spec}: some images lie in class folders, but {loose[0]} does not; move all into class folders (labels) or "
+            "all into one folder (no labels)"
+        )
+    labels = None if loose else [parts[0] for _, parts in images]
     return [member for member, _ in images], ["/".join(parts) for _, parts in images], labels
 
 
 class FileSource(Source):
     """Images that are files; the kinds differ in how they read one."""
 
+    # A folder that holds one folder of images has one class; an archive of that form is one of a folder of images.
+    top = 2
+
     def __init__(self, spec: str, members: Iterable[str]) -> None:
-        super().__init__(spec, *arrange(members))
+        super().__init__(spec, *arrange(spec, members, self.top))
 
     @abc.abstractmethod
     def read(self, index: int) -> bytes:
@@ -131,6 +143,8 @@ def check_member(archive: str, member: str) -> None:
 class ZipSource(FileSource):
     """A zip of a folder of images."""
 
+    top = 1
+
     def __init__(self, spec: str) -> None:
         members = [info.filename for info in self._open(spec).infolist() if not info.is_dir()]
         for member in members:
@@ -158,6 +172,8 @@ class ZipSource(FileSource):
 
 class TarSource(FileSource):
     """An uncompressed tar of a folder of images, read by the offsets of its members."""
+
+    top = 1
 
     def __init__(self, spec: str) -> None:
         spans: dict[str, tuple[int, int]] = {}

@@ -14,6 +14,7 @@ from glow.data.decoding import ImageError, ImageForm
 from glow.data.manifest import MANIFEST, Dataset, Shard, Split, index_path, load_dataset, write_manifest
 from glow.data.selection import Selection, select_samples
 from glow.data.shards import ShardWriter, write_shards
+from glow.locking import locked
 
 # Options that do not change what a data set holds.
 INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")
@@ -27,10 +28,13 @@ def prepare(config: PrepareRun) -> Dataset:
     Raises:
         ValueError: when the sources, an image or the options are not usable, or something else is in its place.
     """
-    existing = find_prepared(config)
-    if existing is not None:
-        return existing
     target = Path(config.output).resolve()
+    with locked(target.with_name(f".{target.name}.lock"), config.output):
+        existing = find_prepared(config)
+        return existing if existing is not None else _prepare(config, target)
+
+
+def _prepare(config: PrepareRun, target: Path) -> Dataset:
     selection = select_samples(config)
     partial = target.with_name(f".{target.name}.partial")
     if partial.exists():  # of a run that was killed

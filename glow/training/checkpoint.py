@@ -222,6 +222,8 @@ def find_checkpoint(path: str | Path, which: str = "latest") -> Path:
         return path
     manager = CheckpointManager(path)
     found = manager.best() if which == "best" else manager.latest()
+    if not path.exists():
+        raise ValueError(f"{path}: no such checkpoint or run directory")
     if found is None:
         raise ValueError(f"{path}: no {which} checkpoint there (neither a checkpoint nor a run directory with one)")
     return found
@@ -283,6 +285,24 @@ def check_same_run(checkpoint: Path, new: TrainRun, data_sha256: str) -> None:
                 f"{key}: {now[key]!r}, but the run in {new.output} was begun with {value!r}; go on with that, or "
                 "choose another output"
             )
+
+
+def changed_options(checkpoint: Path, new: TrainRun) -> list[str]:
+    """Describe every option that differs from those a checkpoint was written with, but for where the run lies."""
+    before, now = _flat(config_to_dict(read_config(checkpoint))), _flat(config_to_dict(new))
+    incidental = ("output", "data.path", "data.num_workers", "time_limit")
+    return [
+        f"{name} {now[name]} (was {before[name]})"
+        for name in now
+        if name not in incidental and before.get(name) != now[name]
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
