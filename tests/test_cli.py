@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,15 @@ def test_papers_configs_are_the_papers():
     assert shapes["celebahq256"] == (6, 32)
     celeba = by_name["celebahq256"].model
     assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
+
+
+def test_commands_of_the_readme_are_understood():
+    text = Path("README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
+    classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
+    assert {stage for stage, _ in commands} == set(classes)
+    for stage, arguments in commands:
+        parse_config(classes[stage], shlex.split(arguments), stage)
 
 
 def test_options_override_files_and_earlier_options(tmp_path):

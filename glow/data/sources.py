@@ -86,7 +86,7 @@ def arrange(spec: str, members: Iterable[str], top: int) -> tuple[list[str], lis
 class FileSource(Source):
     """Images that are files; the kinds differ in how they read one."""
 
-    # A folder that holds one folder of images has one class; an archive of that form is one of a folder of images.
+    # A folder that holds one folder of images has one class; an archive that does is one of a folder of images.
     top = 2
 
     def __init__(self, spec: str, members: Iterable[str]) -> None:
