@@ -3,18 +3,20 @@
 import itertools
 import json
 import os
+import random
+import shutil
 import signal
 import time
 
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import random_inputs, run_ranks, tiny_config, tiny_glow
+from conftest import _rank_main, random_inputs, run_ranks, tiny_config, tiny_glow
 from test_training import assert_same_checkpoint, comparable, options, snapshot
 
 from glow.config import TrainRun
 from glow.training import checkpoint as checkpoint_module
-from glow.training.checkpoint import BackgroundSaver, CheckpointManager, read_state
+from glow.training.checkpoint import BackgroundSaver, CheckpointManager, read_state, verify
 from glow.training.metrics import read_metrics
 from glow.training.stop import StopRequest, parse_time
 from glow.training.trainer import Trainer
@@ -160,6 +162,43 @@ def test_every_nth_checkpoint_is_kept(tmp_path):
     for step in range(1, 11):
         manager.save(snapshot(step))
     assert [int(path.name[-2:]) for path in manager.all()] == [4, 8, 10]
+
+
+def train_two(folder, arguments):
+    """Start a training of two processes; return their context, without waiting."""
+    return torch.multiprocessing.start_processes(
+        _rank_main, (train_stage.main, 2, str(folder), (arguments,)), nprocs=2, join=False, start_method="fork"
+    )
+
+
+def test_random_rank_killed_at_random_moments_changes_nothing(dataset, tmp_path):
+    # GLOW_FAULTS=20 for the long version.
+    faults, rng, killed = int(os.environ.get("GLOW_FAULTS", "4")), random.Random(0), 0
+    extra = ["--train.num_steps", "60", "--train.validate_every", "20", "--train.checkpoint_every", "3"]
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    run_ranks(train_stage.main, 2, options(dataset, undisturbed, *extra))
+    for attempt in itertools.count():
+        folder = tmp_path / f"attempt{attempt}"
+        folder.mkdir()
+        processes = train_two(folder, options(dataset, run, *extra)).processes
+        if killed < faults:
+            time.sleep(rng.uniform(0.2, 1.5))
+            victim = rng.choice(processes)
+            killed += victim.is_alive()
+            victim.kill()
+            for process in processes:
+                process.join(timeout=1)  # the launcher ends the others
+                process.kill()
+        for process in processes:
+            process.join()
+        for checkpoint in CheckpointManager(run).all():
+            verify(checkpoint)
+        if all(process.exitcode == 0 for process in processes):
+            if killed >= faults:
+                break
+            shutil.rmtree(run)  # finished too soon: once more from the start
+    assert_same_checkpoint(run / "checkpoints/step-00000060", undisturbed / "checkpoints/step-00000060")
+    assert comparable(run) == comparable(undisturbed)
 
 
 # Agreement

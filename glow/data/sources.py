@@ -76,8 +76,8 @@ def arrange(spec: str, members: Iterable[str], top: int) -> tuple[list[str], lis
     loose = [member for member, parts in images if len(parts) == 1]
     if loose and len(loose) < len(images):
         raise ValueError(
-            f"{spec}: some images lie in class folders, but {loose[0]} does not; move all into class folders (labels) or "
-            "all into one folder (no labels)"
+            f"{spec}: some images lie in class folders, but {loose[0]} does not; move all into class folders (labels) "
+            "or all into one folder (no labels)"
         )
     labels = None if loose else [parts[0] for _, parts in images]
     return [member for member, _ in images], ["/".join(parts) for _, parts in images], labels
