@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -130,3 +129,64 @@ def test_signalled_job_requeues_itself_and_ends_with_the_same_weights(cluster, u
     assert not (run / "stop").exists()
     assert len(list((tmp_path / "stage").iterdir())) == 1
     assert_same_run(run, undisturbed, 0)
+
+
+def test_stop_file_of_a_person_ends_the_job(cluster):
+    job = cluster.train("stopped", sbatch=["--time=5"])
+    cluster.wait_for_step("stopped", 10)
+    run = cluster.work / "runs/stopped"
+    (run / "stop").touch()
+    cluster.wait(job, "FAILED")
+    assert "stopped by hand: not requeued" in cluster.log()
+    assert json.loads((run / "stopped.json").read_text())["reason"] == "stop file"
+
+
+@pytest.mark.parametrize("nodes", [2, 1])
+def test_cancelled_job_goes_on_when_submitted_again(cluster, undisturbed, nodes):
+    name = f"cancelled-{nodes}"
+    job = cluster.train(name)
+    cluster.wait_for_step(name, 30)
+    cluster.call("scancel", job)
+    cluster.wait(job, "CANCELLED")
+    run = cluster.work / "runs" / name
+    cluster.wait_until(lambda: not cluster.call("squeue", "--noheader").strip())
+    job = cluster.train(name, sbatch=[f"--nodes={nodes}", "--time=5"])
+    cluster.wait(job)
+    log = (cluster.work / f"slurm-glow-train-{job}.out").read_text()
+    assert re.search(rf"resuming runs/{name} after step \d+ of", log)
+    assert f"parameters; {nodes} process(es) on cpu" in log
+    # Another number of processes adds up in another order; 300 steps enlarge the last bits.
+    assert_same_run(run, undisturbed, 0 if nodes == 2 else 1e-2)
+
+
+def test_chain_goes_from_images_to_report(cluster):
+    options = ["--source", "digits", "--validation", "180", "--test", "360"]
+    settings = {"SAMPLE_TASKS": "4", "SAMPLE_OPTIONS": "--temperatures [0.7,1] --num_images 10 --seed 5"}
+    printed = cluster.call("slurm/submit.sh", "configs/smoke.yaml", "chain", *options, **settings)
+    jobs = dict(line.split() for line in printed.splitlines())
+    assert list(jobs) == ["prepare", "train", "sample", "merge", "evaluate"]
+    for job in jobs.values():
+        cluster.wait(job)
+    run = cluster.work / "runs/chain"
+    (report,) = run.glob("report/*/bpd.json")
+    assert json.loads(report.read_text())["num_images"] == 360
+    (shared,) = run.glob("samples/*")
+    arguments = ["--checkpoint", run, "--temperatures", "[0.7,1]", "--num_images", "10", "--seed", "5"]
+    sample.main([*map(str, arguments), "--save_images", "true", "--output", str(cluster.work / "whole")])
+    files = sorted(path.relative_to(shared) for path in shared.rglob("*.png"))
+    assert len(files) == 2 * 10 + 2
+    for file in files:
+        assert (cluster.work / "whole" / file).read_bytes() == (shared / file).read_bytes()
+    assert json.loads((shared / "samples.json").read_text())["num_images"] == 10
+
+
+def test_chain_whose_data_is_missing_is_refused(cluster):
+    with pytest.raises(AssertionError, match=r"error: data/nothing/dataset.json is not there"):
+        cluster.call("slurm/submit.sh", "configs/smoke.yaml", "nothing")
+
+
+def test_mistaken_option_ends_the_job_with_one_line(cluster):
+    job = cluster.train("mistaken", "--train.num_stepps", "3", sbatch=["--time=5"])
+    cluster.wait(job, "FAILED")
+    log = (cluster.work / f"slurm-glow-train-{job}.out").read_text()
+    assert len([line for line in log.splitlines() if line.startswith("error: ")]) == 1
