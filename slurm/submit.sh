@@ -4,7 +4,7 @@
 #   slurm/submit.sh configs/imagenet64.yaml photos --source photos/ --size 64 --validation 0.05 --test 0.05
 # The data set is data/NAME, the run runs/NAME. Without options of prepare, data/NAME has to be there.
 # slurm/README.md lists the variables that say more to sbatch and to the stages.
-set -euo pipefail
+set -euo pipefail -f   # -f: a list such as [0.7,1] is no pattern of file names
 [[ $# -ge 2 ]] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 config=$1 name=$2 data=data/$2 run=runs/$2
 shift 2
