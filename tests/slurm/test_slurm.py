@@ -47,7 +47,9 @@ class Cluster:
 
     def train(self, run: str, *options: object, sbatch=TWO_NODES, **env: str) -> str:
         config = ("--config", "configs/smoke.yaml", "--output", f"runs/{run}", "--train.num_steps", NUM_STEPS)
-        return self.sbatch(*sbatch, "slurm/train.sbatch", *config, *options, **env)
+        # Rarely, so that what a stopped run goes on from was saved by the stop.
+        rare = ("--train.validate_every", NUM_STEPS, "--train.checkpoint_every", NUM_STEPS)
+        return self.sbatch(*sbatch, "slurm/train.sbatch", *config, *rare, *options, **env)
 
     def states(self, job: str) -> list[str]:
         """State of the job, or of every task of an array."""
