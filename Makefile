@@ -1,14 +1,18 @@
 # make demo: everything, from nothing, on real images.   make test: all tests.   make check: what CI runs.
+# make test-slurm: the job scripts on a real SLURM that it starts on this machine; as root, about 5 minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint types clean
+.PHONY: demo test test-slurm check lint types clean
 
 demo: .venv/demo
 	$(BIN)/python -m pipelines.demo
 
 test: .venv/test
 	$(BIN)/python -m pytest
+
+test-slurm: .venv/test
+	$(BIN)/python -m pytest tests/slurm -m slurm
 
 check: lint types test
 

@@ -254,9 +254,15 @@ class SampleRun(CheckpointChoice):
     """Directory to write. Default: samples/step-N in the run directory."""
     save_images: bool = False
     """Write every image as a PNG of its own too."""
+    save_grids: bool = True
+    """Write the grids and samples.json. Off (with save_images) where jobs share the work; merge follows them."""
+    merge: bool = False
+    """Draw nothing: make the grids and samples.json of the single images that such jobs left in the output."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        require(self.save_grids or self.save_images, "save_grids", False, "only with save_images is it")
+        require(self.save_grids or not self.merge, "save_grids", False, "merge writes grids, and only")
         require(len(self.temperatures) >= 1, "temperatures", self.temperatures, "one or more numbers are")
         finite = all(0 <= temperature < math.inf for temperature in self.temperatures)
         require(finite, "temperatures", self.temperatures, "finite numbers of 0 or more are")

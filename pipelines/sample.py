@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
@@ -23,45 +26,98 @@ def main(argv: Sequence[str] | None = None) -> Path:
     config = parse_config(SampleRun, argv, "sample")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("sample runs as one process; to share the work, start several with their own --first_index")
-    use_exact_float32()
     checkpoint = find_checkpoint(config.checkpoint, config.which)
-    model = load_model(checkpoint, weights=config.weights)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
     step = read_state(checkpoint)["step"]
     output = Path(config.output or run_directory(checkpoint) / "samples" / f"step-{step:08d}")
     output.mkdir(parents=True, exist_ok=True)
-    # samples.json vouches for the grids: it goes first and comes last.
-    for earlier in [output / "samples.json", *output.glob("grid-t*.png")]:
-        earlier.unlink(missing_ok=True)
-
-    indices = range(config.first_index, config.first_index + config.num_images)
-    bar = tqdm(total=config.num_images * len(config.temperatures), unit="image", disable=None)
-    for temperature in config.temperatures:
-        batches = []
-        for batch in sample_images(model, indices, temperature, config.seed, config.batch_size):
-            batches.append(batch)
-            bar.update(len(batch))
-        images = torch.cat(batches)
-        Image.fromarray(image_grid(images)).save(output / f"grid-t{temperature:.2f}.png")
-        if config.save_images:
-            folder = output / f"images-t{temperature:.2f}"
-            folder.mkdir(exist_ok=True)
-            for index, image in zip(indices, images, strict=True):
-                pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-                Image.fromarray(pixels.numpy()).save(folder / f"{index:08d}.png")
-    bar.close()
-    description = {
-        "checkpoint": {"path": str(checkpoint), "step": step},
-        "weights": config.weights,
-        "seed": config.seed,
-        "temperatures": config.temperatures,
-        "first_index": config.first_index,
-        "num_images": config.num_images,
-        "dtype": "float32",
-    }
-    (output / "samples.json").write_text(json.dumps(description, indent=1) + "\n")
+    if config.save_grids:
+        # samples.json vouches for the grids: it goes first and comes last.
+        for earlier in [output / "samples.json", *output.glob("grid-t*.png")]:
+            earlier.unlink(missing_ok=True)
+    for temperature, images in merge(config, checkpoint, output) if config.merge else draw(config, checkpoint):
+        if config.save_images and not config.merge:
+            write_images(images, temperature, config, checkpoint, output)
+        if config.save_grids:
+            Image.fromarray(image_grid(images)).save(output / f"grid-t{temperature:.2f}.png")
+    if config.save_grids:
+        description = {
+            "checkpoint": {"path": str(checkpoint), "step": step},
+            "weights": config.weights,
+            "seed": config.seed,
+            "temperatures": config.temperatures,
+            "first_index": config.first_index,
+            "num_images": config.num_images,
+            "dtype": "float32",
+        }
+        (output / "samples.json").write_text(json.dumps(description, indent=1) + "\n")
     print(output)
     return output
+
+
+def draw(config: SampleRun, checkpoint: Path) -> Iterator[tuple[float, Tensor]]:
+    """Yield each temperature and its uint8 images ``[n, C, H, W]``."""
+    use_exact_float32()
+    model = load_model(checkpoint, weights=config.weights)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with tqdm(total=config.num_images * len(config.temperatures), unit="image", disable=None) as bar:
+        for temperature in config.temperatures:
+            batches = []
+            for batch in sample_images(model, image_indices(config), temperature, config.seed, config.batch_size):
+                batches.append(batch)
+                bar.update(len(batch))
+            yield temperature, torch.cat(batches)
+
+
+def write_images(images: Tensor, temperature: float, config: SampleRun, checkpoint: Path, output: Path) -> None:
+    """Write single PNGs, each with what it was drawn from."""
+    folder = images_folder(output, temperature)
+    folder.mkdir(exist_ok=True)
+    origin = PngInfo()
+    origin.add_text("glow", describe_origin(config, checkpoint, temperature))
+    for index, image in zip(image_indices(config), images, strict=True):
+        pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        Image.fromarray(pixels.numpy()).save(folder / f"{index:08d}.png", pnginfo=origin)
+
+
+def merge(config: SampleRun, checkpoint: Path, output: Path) -> Iterator[tuple[float, Tensor]]:
+    """Yield each temperature and its images, read from the PNGs that other processes wrote.
+
+    Raises:
+        ValueError: when an image is not there, or is not of this checkpoint, weights, seed and temperature.
+    """
+    folders = {temperature: images_folder(output, temperature) for temperature in config.temperatures}
+    names = [f"{index:08d}.png" for index in image_indices(config)]
+    missing = [folder / name for folder in folders.values() for name in names if not (folder / name).is_file()]
+    if missing:
+        total = len(names) * len(folders)
+        raise ValueError(f"{missing[0]}: not there, nor {len(missing) - 1} others of {total} images; draw them first")
+    for temperature, folder in folders.items():
+        origin = describe_origin(config, checkpoint, temperature)
+        images = []
+        for name in names:
+            with Image.open(folder / name) as image:
+                pixels = np.array(image)
+                if image.info.get("glow") != origin:
+                    raise ValueError(f"{folder / name}: drawn from {image.info.get('glow')}, not from {origin}")
+            images.append(torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)))
+        yield temperature, torch.stack(images)
+
+
+def image_indices(config: SampleRun) -> range:
+    """Return the indices that were asked for."""
+    return range(config.first_index, config.first_index + config.num_images)
+
+
+def images_folder(output: Path, temperature: float) -> Path:
+    """Return where the single images of a temperature lie."""
+    return output / f"images-t{temperature:.2f}"
+
+
+def describe_origin(config: SampleRun, checkpoint: Path, temperature: float) -> str:
+    """Return what all images of one temperature have in common, whichever process draws them."""
+    weights = "ema" if config.weights == "ema" else "model"
+    digest = read_state(checkpoint)["sha256"][f"{weights}.safetensors"]
+    return json.dumps({"checkpoint": digest, "seed": config.seed, "temperature": temperature})
 
 
 if __name__ == "__main__":

@@ -303,6 +303,35 @@ def test_grids_show_the_same_latents_at_every_temperature(run, tmp_path, capsys)
         assert grid.size[0] == 3 + 3 * (6 * 8 + 3)
 
 
+def test_shared_sampling_merges_to_what_one_process_writes(run, tmp_path):
+    arguments = ["--checkpoint", str(run), "--temperatures", "[0.5, 1]"]
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    one = ["--first_index", "3", "--num_images", "9"]
+    sample_stage.main([*arguments, *one, "--save_images", "true", "--output", str(whole)])
+    for first, count in ((3, 2), (5, 4), (9, 3)):
+        part = ["--first_index", str(first), "--num_images", str(count), "--save_images", "true"]
+        sample_stage.main([*arguments, *part, "--save_grids", "false", "--output", str(shared)])
+    assert sorted(path.name for path in shared.iterdir()) == ["images-t0.50", "images-t1.00"]
+    sample_stage.main([*arguments, *one, "--merge", "true", "--output", str(shared)])
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert len(files) == 2 * 9 + 2 + 1
+    assert files == sorted(path.relative_to(shared) for path in shared.rglob("*") if path.is_file())
+    for file in files:
+        assert (whole / file).read_bytes() == (shared / file).read_bytes()
+
+
+def test_merge_refuses_missing_and_foreign_images(run, tmp_path):
+    arguments = ["--checkpoint", str(run), "--temperatures", "[1]", "--output", str(tmp_path)]
+    sample_stage.main([*arguments, "--num_images", "3", "--save_images", "true", "--save_grids", "false"])
+    with pytest.raises(ValueError, match=r"images-t1.00/00000003.png: not there, nor 1 others of 5 images"):
+        sample_stage.main([*arguments, "--num_images", "5", "--merge", "true"])
+    with pytest.raises(ValueError, match=r"images-t1.00/00000000.png: drawn from .*\"seed\": 0"):
+        sample_stage.main([*arguments, "--num_images", "3", "--merge", "true", "--seed", "1"])
+    with pytest.raises(ValueError, match="save_grids: False is not allowed; only with save_images is it"):
+        sample_stage.main([*arguments, "--save_grids", "false"])
+    assert [path.name for path in tmp_path.iterdir()] == ["images-t1.00"]
+
+
 def test_grid_holds_the_images_pixel_by_pixel():
     images = torch.randint(0, 256, (5, 3, 60, 50), dtype=torch.uint8)
     grid = image_grid(images)

@@ -196,7 +196,10 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         self.ema.update(self.model, self.step)
-        return loss_value, norm_value, (reason or "another process was asked to stop") if stops else None
+        if stops and reason is None:
+            # The stop file may have come between the looks of two processes at it.
+            reason = (stop.reason() if stop else None) or "another process was asked to stop"
+        return loss_value, norm_value, reason if stops else None
 
     @torch.no_grad()
     def _validate(self, batches: Iterable[TrainingBatch]) -> float:

@@ -1,0 +1,194 @@
+"""The job scripts on a real SLURM: a controller and two nodes on this machine (``make test-slurm``, as root)."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from glow.training.metrics import read_metrics
+from pipelines import prepare, sample
+
+pytestmark = pytest.mark.slurm
+
+REPOSITORY = Path(__file__).parents[2]
+CLUSTER = Path(__file__).with_name("cluster.sh")
+TWO_NODES = ("--nodes=2", "--time=5")
+NUM_STEPS = 300
+
+
+class Cluster:
+    """Submits the jobs of one working directory and waits for them."""
+
+    def __init__(self, state: Path, work: Path) -> None:
+        self.state, self.work = state, work
+        self.env = os.environ | {
+            "PATH": f"{state / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(REPOSITORY),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def call(self, *command: object, **env: str) -> str:
+        result = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, cwd=self.work, env=self.env | env
+        )
+        assert result.returncode == 0, f"{command}: {result.stderr}"
+        return result.stdout
+
+    def sbatch(self, *arguments: object, **env: str) -> str:
+        return self.call("sbatch", "--parsable", *arguments, **env).strip()
+
+    def train(self, run: str, *options: object, sbatch=TWO_NODES, **env: str) -> str:
+        config = ("--config", "configs/smoke.yaml", "--output", f"runs/{run}", "--train.num_steps", NUM_STEPS)
+        # Rarely, so that what a stopped run goes on from was saved by the stop.
+        rare = ("--train.validate_every", NUM_STEPS, "--train.checkpoint_every", NUM_STEPS)
+        return self.sbatch(*sbatch, "slurm/train.sbatch", *config, *rare, *options, **env)
+
+    def states(self, job: str) -> list[str]:
+        """State of the job, or of every task of an array."""
+        return re.findall(r"JobState=(\S+)", self.call("scontrol", "show", "job", job))
+
+    def log(self) -> str:
+        return "\n".join(f"{path.name}:\n{path.read_text()}" for path in sorted(self.work.glob("slurm-*.out")))
+
+    def wait_until(self, condition, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"{self.call('squeue')}\n{self.log()}"
+            time.sleep(0.2)
+
+    def wait(self, job: str, state: str = "COMPLETED") -> None:
+        ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
+        self.wait_until(lambda: set(self.states(job)) <= ended)
+        assert set(self.states(job)) == {state}, self.log()
+
+    def wait_for_step(self, run: str, step: int) -> None:
+        metrics = self.work / "runs" / run / "metrics.jsonl"
+        self.wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= step)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    if os.geteuid() != 0:
+        pytest.skip("SLURM on this machine needs root")
+    with tempfile.TemporaryDirectory(prefix="glow-slurm-") as folder:
+        state, work = Path(folder) / "slurm", Path(folder) / "work"
+        started = subprocess.run([CLUSTER, "up", state], capture_output=True, text=True)
+        if started.returncode != 0:
+            pytest.skip(f"SLURM does not start here: {started.stderr.strip()}")
+        try:
+            work.mkdir()
+            for name in ("configs", "slurm"):
+                (work / name).symlink_to(REPOSITORY / name)
+            options = ["--source", "digits", "--validation", "180", "--test", "360"]
+            prepare.main([*options, "--output", str(work / "data/digits")])
+            yield Cluster(state, work)
+        finally:
+            subprocess.run([CLUSTER, "down", state], check=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster):
+    """The run of two nodes that nothing happened to."""
+    cluster.wait(cluster.train("undisturbed"))
+    return cluster.work / "runs/undisturbed"
+
+
+def last_weights(run):
+    (path,) = run.glob(f"checkpoints/step-{NUM_STEPS:08d}")
+    return load_file(path / "model.safetensors")
+
+
+def assert_same_run(run, other, tolerance):
+    ours, theirs = last_weights(run), last_weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=tolerance, atol=tolerance, msg=name)
+    assert [line["step"] for line in read_metrics(run)] == list(range(1, NUM_STEPS + 1))
+
+
+def test_signalled_job_requeues_itself_and_ends_with_the_same_weights(cluster, undisturbed, tmp_path):
+    # Copied to the nodes, and the environment from a file: neither may change anything.
+    (tmp_path / "env.sh").write_text(f"export PATH={Path(sys.executable).parent}:$PATH MARK=sourced\n")
+    job = cluster.train("preempted", GLOW_STAGE=str(tmp_path / "stage"), GLOW_ENV=str(tmp_path / "env.sh"))
+    cluster.wait_for_step("preempted", 30)
+    cluster.call("scancel", "--batch", "--signal=USR1", job)
+    cluster.wait(job)
+    run = cluster.work / "runs/preempted"
+    log = (cluster.work / f"slurm-glow-train-{job}.out").read_text()
+    assert log.count("2 node(s) x 1 process(es)") == 2, log
+    assert "requeueing" in log
+    assert re.search(r"resuming runs/preempted after step \d+ of", log)
+    assert "parameters; 2 process(es) on cpu" in log
+    assert not (run / "stopped.json").exists()
+    assert not (run / "stop").exists()
+    assert len(list((tmp_path / "stage").iterdir())) == 1
+    assert_same_run(run, undisturbed, 0)
+
+
+def test_stop_file_of_a_person_ends_the_job(cluster):
+    job = cluster.train("stopped", sbatch=["--time=5"])
+    cluster.wait_for_step("stopped", 10)
+    run = cluster.work / "runs/stopped"
+    (run / "stop").touch()
+    cluster.wait(job, "FAILED")
+    assert "stopped by hand: not requeued" in cluster.log()
+    assert json.loads((run / "stopped.json").read_text())["reason"] == "stop file"
+
+
+@pytest.mark.parametrize("nodes", [2, 1])
+def test_cancelled_job_goes_on_when_submitted_again(cluster, undisturbed, nodes):
+    name = f"cancelled-{nodes}"
+    job = cluster.train(name)
+    cluster.wait_for_step(name, 30)
+    cluster.call("scancel", job)
+    cluster.wait(job, "CANCELLED")
+    run = cluster.work / "runs" / name
+    cluster.wait_until(lambda: not cluster.call("squeue", "--noheader").strip())
+    job = cluster.train(name, sbatch=[f"--nodes={nodes}", "--time=5"])
+    cluster.wait(job)
+    log = (cluster.work / f"slurm-glow-train-{job}.out").read_text()
+    assert re.search(rf"resuming runs/{name} after step \d+ of", log)
+    assert f"parameters; {nodes} process(es) on cpu" in log
+    # Another number of processes adds up in another order; 300 steps enlarge the last bits.
+    assert_same_run(run, undisturbed, 0 if nodes == 2 else 1e-2)
+
+
+def test_chain_goes_from_images_to_report(cluster):
+    options = ["--source", "digits", "--validation", "180", "--test", "360"]
+    settings = {"SAMPLE_TASKS": "4", "SAMPLE_OPTIONS": "--temperatures [0.7,1] --num_images 10 --seed 5"}
+    printed = cluster.call("slurm/submit.sh", "configs/smoke.yaml", "chain", *options, **settings)
+    jobs = dict(line.split() for line in printed.splitlines())
+    assert list(jobs) == ["prepare", "train", "sample", "merge", "evaluate"]
+    for job in jobs.values():
+        cluster.wait(job)
+    run = cluster.work / "runs/chain"
+    (report,) = run.glob("report/*/bpd.json")
+    assert json.loads(report.read_text())["num_images"] == 360
+    (shared,) = run.glob("samples/*")
+    arguments = ["--checkpoint", run, "--temperatures", "[0.7,1]", "--num_images", "10", "--seed", "5"]
+    sample.main([*map(str, arguments), "--save_images", "true", "--output", str(cluster.work / "whole")])
+    files = sorted(path.relative_to(shared) for path in shared.rglob("*.png"))
+    assert len(files) == 2 * 10 + 2
+    for file in files:
+        assert (cluster.work / "whole" / file).read_bytes() == (shared / file).read_bytes()
+    assert json.loads((shared / "samples.json").read_text())["num_images"] == 10
+
+
+def test_chain_whose_data_is_missing_is_refused(cluster):
+    with pytest.raises(AssertionError, match=r"error: data/nothing/dataset.json is not there"):
+        cluster.call("slurm/submit.sh", "configs/smoke.yaml", "nothing")
+
+
+def test_mistaken_option_ends_the_job_with_one_line(cluster):
+    job = cluster.train("mistaken", "--train.num_stepps", "3", sbatch=["--time=5"])
+    cluster.wait(job, "FAILED")
+    log = (cluster.work / f"slurm-glow-train-{job}.out").read_text()
+    assert len([line for line in log.splitlines() if line.startswith("error: ")]) == 1
