@@ -151,14 +151,21 @@ def test_cancelled_job_goes_on_when_submitted_again(cluster, undisturbed, nodes)
     cluster.call("scancel", job)
     cluster.wait(job, "CANCELLED")
     run = cluster.work / "runs" / name
+    step = json.loads((run / "stopped.json").read_text())["step"]
     cluster.wait_until(lambda: not cluster.call("squeue", "--noheader").strip())
     job = cluster.train(name, sbatch=[f"--nodes={nodes}", "--time=5"])
     cluster.wait(job)
     log = (cluster.work / f"slurm-glow-train-{job}.out").read_text()
-    assert re.search(rf"resuming runs/{name} after step \d+ of", log)
+    assert f"resuming runs/{name} after step {step} of" in log
     assert f"parameters; {nodes} process(es) on cpu" in log
-    # Another number of processes adds up in another order; 300 steps enlarge the last bits.
-    assert_same_run(run, undisturbed, 0 if nodes == 2 else 1e-2)
+    if nodes == 2:
+        assert_same_run(run, undisturbed, 0)
+    else:
+        # One process adds up in another order than two: the last bits differ, and Adam makes more of them with time.
+        losses, others = ([line["train/bits_per_dim"] for line in read_metrics(path)] for path in (run, undisturbed))
+        assert len(losses) == len(others) == NUM_STEPS
+        assert losses[: step + 5] == pytest.approx(others[: step + 5], rel=1e-4)
+        assert losses[-20:] == pytest.approx(others[-20:], rel=0.02)
 
 
 def test_chain_goes_from_images_to_report(cluster):
