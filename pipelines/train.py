@@ -67,7 +67,7 @@ def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> 
         model = Glow(run.model).to(accelerator.device)
     set_compute_dtype(model, torch.bfloat16 if accelerator.mixed_precision == "bf16" else None)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    accelerator.print(f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}")
+    say(accelerator, f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}")
     if latest is None:
         first = next(batches)
         model.initialize(*(value.to(accelerator.device) for value in first.inputs))
@@ -75,13 +75,13 @@ def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> 
     trainer = Trainer(model, model.num_dims, run, accelerator, data_sha256)
     if latest:
         trainer.restore(latest)
-        accelerator.print(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")
+        say(accelerator, f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")
 
     validation = None
     if "validation" in load_dataset(run.data.path).splits:
         validation = SplitReader(run.data.path, "validation")
     else:
-        accelerator.print(f"{run.data.path} has no validation split: nothing is measured on held-out images")
+        say(accelerator, f"{run.data.path} has no validation split: nothing is measured on held-out images")
 
     def validation_batches() -> Iterable[TrainingBatch]:
         assert validation is not None
@@ -97,9 +97,15 @@ def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> 
 
     trainer.fit(batches, validation_batches if validation else None, preview, stop)
     if trainer.step < run.train.num_steps:
-        accelerator.print(f"stopped after step {trainer.step}; the same command goes on")
-    accelerator.print(checkpoints.latest())
+        say(accelerator, f"stopped after step {trainer.step}; the same command goes on")
+    say(accelerator, checkpoints.latest())
     accelerator.end_training()
+
+
+def say(accelerator: Accelerator, text: object) -> None:
+    """Print on the main process (accelerator.print would on one of each node)."""
+    if accelerator.is_main_process:
+        print(text)
 
 
 def describe(run: TrainRun, accelerator: Accelerator) -> None:
@@ -120,10 +126,10 @@ def goes_on(latest: Path, run: TrainRun, data_sha256: str, accelerator: Accelera
     check_same_run(latest, run, data_sha256)
     step = read_state(latest)["step"]
     if step >= run.train.num_steps:
-        accelerator.print(f"{run.output} has made {step} steps already: nothing to do\n{latest}")
+        say(accelerator, f"{run.output} has made {step} steps already: nothing to do\n{latest}")
         return False
     for change in changed_options(latest, run):
-        accelerator.print(f"changed since the checkpoint: {change}")
+        say(accelerator, f"changed since the checkpoint: {change}")
     return True
 
 
