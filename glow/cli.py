@@ -41,6 +41,7 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str) -> C
             if dataclasses.is_dataclass(hints[field.name]) and not isinstance(namespace[field.name], Namespace):
                 raise ValueError(f"{field.name}: {namespace[field.name]!r} is not a group of options")
         options = parser.instantiate(namespace)
+        _refuse_commands_of_files(namespace.as_dict(), arguments)
     except ArgumentError as error:
         raise ValueError(_one_line(error).replace("Parser key ", "")) from error
     return cls(**{field.name: options[field.name] for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
@@ -56,6 +57,19 @@ def run_stage(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+
+
+def _refuse_commands_of_files(values: object, arguments: Sequence[str]) -> None:
+    """Raise a ValueError for a ``pipe:`` command that is not on the command line: a file may be a stranger's."""
+    if isinstance(values, dict | list | tuple):
+        for value in values.values() if isinstance(values, dict) else values:
+            _refuse_commands_of_files(value, arguments)
+    elif (
+        isinstance(values, str)
+        and values.startswith("pipe:")
+        and not any(argument == values or argument.endswith(f"={values}") for argument in arguments)
+    ):
+        raise ValueError(f"{values}: a command is taken from the command line only, not from a file")
 
 
 def _join_repeated(arguments: list[str], option: str, quote: bool) -> list[str]:

@@ -69,17 +69,24 @@ class DataConfig:
     """Where the training data lies and how it is read."""
 
     path: str = "data/digits"
-    """Directory of a prepared data set (holds dataset.json), or its http(s) URL."""
+    """Directory of a prepared data set (holds dataset.json), its http(s) URL, or pipe:COMMAND, a shell command that
+    writes the file whose name stands for {} (on the command line only; shards are fetched to TMPDIR, each once)."""
     flip: bool = False
     """Mirror training images left to right with probability 1/2."""
     shift: int = 0
     """Shift training images by up to this many pixels in each direction; the border is repeated."""
     num_workers: int = 0
     """Processes that read and decode, for each training process; 0 reads in the training process itself."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What training does about a sample that is damaged or in a shard that cannot be read: stop, or put another in its
+    place, count it (data/num_skipped) and list it in metrics.jsonl. Validation and evaluation always stop."""
+    max_skipped: float = 0.01
+    """Training stops when more than this fraction was skipped: of an epoch, later of all images seen so far."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.shift >= 0, "data.shift", self.shift, "0 or more is")
+        require(0 <= self.max_skipped < 1, "data.max_skipped", self.max_skipped, "0 up to but not including 1 is")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "0 or more is")
 
 
@@ -280,7 +287,7 @@ class EvaluateRun(CheckpointChoice):
     """Measure the bits/dim of a trained model on a split of a data set, image by image, and write a report."""
 
     data: str
-    """Directory of a prepared data set, or its http(s) URL."""
+    """Directory of a prepared data set, its http(s) URL, or pipe:COMMAND with {} for the name of a file."""
     split: str = "test"
     """Split to measure."""
     batch_size: int = 64

@@ -53,8 +53,8 @@ def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> 
     checkpoints = CheckpointManager(run.output, run.train.keep_last)
     # The main process decides for all: file systems of clusters do not show all nodes the same at once.
     latest = broadcast_object_list([checkpoints.latest_intact() if accelerator.is_main_process else None])[0]
-    data_sha256 = load_dataset(run.data.path).split("train").sha256
-    if latest and not goes_on(latest, run, data_sha256, accelerator):
+    data = load_dataset(run.data.path).split("train")
+    if latest and not goes_on(latest, run, data.sha256, accelerator):
         return
     images_seen = read_state(latest)["images_seen"] if latest else 0
     share = Share(accelerator.process_index, accelerator.num_processes)
@@ -72,7 +72,7 @@ def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> 
         first = next(batches)
         model.initialize(*(value.to(accelerator.device) for value in first.inputs))
         batches = itertools.chain([first], batches)
-    trainer = Trainer(model, model.num_dims, run, accelerator, data_sha256)
+    trainer = Trainer(model, model.num_dims, run, accelerator, data)
     if latest:
         trainer.restore(latest)
         say(accelerator, f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")

@@ -22,6 +22,7 @@ from glow.evaluation.health import flow_health
 from glow.evaluation.likelihood import Estimate, round_trip_error, score_split
 from glow.groups import aligned_ranges, group_size
 from glow.images import bits_per_dim
+from glow.model import standard_normal_log_prob
 from glow.sampling import image_grid, sample_images
 from glow.training.checkpoint import CheckpointManager, Snapshot
 from pipelines import evaluate as evaluate_stage
@@ -381,7 +382,12 @@ def test_health_of_a_flow_tells_its_levels_and_conditions(dataset):
     health = flow_health(model, batch)
     with torch.no_grad():
         total = bits_per_dim(model(*batch.inputs), model.num_dims).mean().item()
-    assert health["health/level_1"] + health["health/level_2"] + 8 == pytest.approx(total, abs=1e-4)
+    parts = [health[f"health/{part}_{level}"] for part in ("logdet", "prior") for level in (1, 2)]
+    assert sum(parts) + 8 == pytest.approx(total, abs=1e-4)
+    latents, logdet = model.encode(model.dequantize(*batch.inputs))
+    priors = [bits_per_dim(standard_normal_log_prob(latent), model.num_dims).mean().item() for latent in latents]
+    assert parts[2:] == pytest.approx(priors, abs=1e-5)
+    assert sum(parts[:2]) == pytest.approx(bits_per_dim(logdet, model.num_dims).mean().item(), abs=1e-5)
     conv = model.chain[1].bijector.bijectors[1]
     singular_values = torch.linalg.svdvals(conv.weight().detach().double())
     assert health["health/condition/001"] == pytest.approx((singular_values[0] / singular_values[-1]).item())

@@ -168,10 +168,13 @@ def test_training_lowers_the_loss_moves_weights_and_writes_everything(dataset, t
     assert not torch.equal(raw.chain[1].bijector.bijectors[0].bias, averaged.chain[1].bijector.bijectors[0].bias)
     board = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0}).Reload()
     wanted = {"train/bits_per_dim", "validation/bits_per_dim", "train/lr", "train/grad_norm", "train/images_per_s"}
-    wanted |= {"train/step_s", "train/data_wait_s", "train/peak_memory_bytes", "health/inverse_error", "health/level_2"}
+    wanted |= {"train/step_s", "train/data_wait_s", "train/peak_memory_bytes", "health/inverse_error", "health/prior_2"}
+    wanted |= {"train/images_per_s", "train/images_per_process_per_s", "train/data_wait_s_per_s"}
     wanted |= {f"health/condition/{unit:03d}" for unit in (1, 2, 5, 6)}
     lines = read_metrics(run)
     assert all(0 < line["train/data_wait_s"] < line["train/step_s"] for line in lines)
+    share = [line["train/data_wait_s"] / line["train/step_s"] for line in lines]
+    assert [line["train/data_wait_s_per_s"] for line in lines] == pytest.approx(share)
     assert all(line["health/inverse_error"] < 1e-4 for line in lines if "health/inverse_error" in line)
     assert wanted <= set(board.Tags()["scalars"])
     assert [event.step for event in board.Scalars("validation/bits_per_dim")] == list(range(4, 41, 4))

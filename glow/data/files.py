@@ -1,36 +1,89 @@
-"""Read files of a data set, or parts of them, from a directory or over http(s); what fails is tried again."""
+"""Read files of a data set, or parts of them: from a directory, over http(s), or from a command; failures are retried.
+
+A location is a path, a URL, or ``pipe:`` and a shell command that writes the file to its standard output.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import http.client
 import io
+import os
+import select
+import shlex
+import signal
+import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
+PIPE = "pipe:"
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
 TIMEOUT_S = 30.0
 
+Result = TypeVar("Result")
+
 
 def join(base: str | Path, name: str) -> str:
-    """Return where a file of a data set lies: its path, or its URL."""
-    return f"{str(base).rstrip('/')}/{name}"
+    """Return the location of a file of a data set; in a command, ``{}`` stands for the name of the file.
+
+    Raises:
+        ValueError: for a command without ``{}``.
+    """
+    base = str(base)
+    if not base.startswith(PIPE):
+        return f"{base.rstrip('/')}/{name}"
+    if "{}" not in base:
+        raise ValueError(f"{base}: the command needs {{}} where the name of the file belongs")
+    return base.replace("{}", shlex.quote(name))
 
 
 def read_part(location: str, start: int = 0, end: int | None = None) -> tuple[bytes, int]:
     """Return the bytes ``start .. end - 1`` (None: all from ``start``) of a file, and the size of the whole file.
 
-    A read that fails, or over http one that stalls for 30 s, is tried again after growing pauses.
+    A read that fails, or not from a disk stalls for 30 s, is tried again after growing pauses.
 
     Raises:
         FileNotFoundError: when there is no such file; at once.
         ValueError: when it cannot be read; names it.
     """
-    read = _read_http if location.startswith(("http://", "https://")) else _read_local
+    if location.startswith(PIPE):
+        read = _read_pipe
+    else:
+        read = _read_http if location.startswith(("http://", "https://")) else _read_local
+    return _persistently(location, lambda: read(location, start, end))
+
+
+def fetch(location: str, sha256: str) -> str:
+    """Return the path of a copy of what a ``pipe:`` command writes; all processes on this machine share it.
+
+    It lies in the temporary directory (the variable TMPDIR) under its checksum, and stays there for the next run.
+
+    Raises:
+        ValueError: when the command fails or writes something else; names it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"glow-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():
+        raise ValueError(f"{folder}: belongs to another user; set TMPDIR to a directory of your own")
+    copy = folder / f"{sha256}.tar"
+    with (folder / f"{sha256}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process fetches, the others wait for it
+        if not copy.exists():
+            _persistently(location, lambda: _fetch(location, copy, sha256))
+    return str(copy)
+
+
+def _persistently(location: str, read: Callable[[], Result]) -> Result:
     for delay_s in (*RETRY_DELAYS_S, None):
         try:
-            return read(location, start, end)
+            return read()
         except FileNotFoundError:
             raise
         except (OSError, http.client.HTTPException) as error:
@@ -66,3 +119,57 @@ def _read_http(location: str, start: int, end: int | None) -> tuple[bytes, int]:
         if error.code == 416:  # the file is shorter than what is asked for
             return b"", -1
         raise
+
+
+def _read_pipe(location: str, start: int, end: int | None) -> tuple[bytes, int]:
+    output = io.BytesIO()
+    _run(location, output)
+    return output.getvalue()[start:end], len(output.getvalue())
+
+
+def _fetch(location: str, copy: Path, sha256: str) -> None:
+    partial = copy.with_suffix(".partial")
+    with partial.open("w+b") as file:
+        _run(location, file)
+        file.seek(0)
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise OSError(f"its {file.tell()} bytes do not have the sha256 that dataset.json says")
+    partial.replace(copy)
+
+
+def _run(location: str, output: BinaryIO) -> None:
+    """Run a ``pipe:`` command and write what it writes; an OSError when it fails or stalls."""
+    command = location.removeprefix(PIPE)
+    with (
+        tempfile.TemporaryFile() as messages,
+        subprocess.Popen(
+            command,
+            shell=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            start_new_session=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        ready = select.poll()
+        ready.register(process.stdout)
+        try:
+            while ready.poll(1000 * TIMEOUT_S):
+                chunk = os.read(process.stdout.fileno(), 2**20)
+                if not chunk:
+                    break
+                output.write(chunk)
+            else:
+                raise TimeoutError(f"no output for {TIMEOUT_S:g} s")
+            status = process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"no end within {TIMEOUT_S:g} s of its output") from error
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the shell and all that it started
+        if status:
+            messages.seek(0)
+            lines = messages.read().decode(errors="replace").split("\n")
+            message = next((line for line in reversed(lines) if line.strip()), "it says nothing")
+            raise OSError(f"exit status {status}: {message}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,12 +30,14 @@ class Batch:
         images: uint8 ``[N, C, H, W]``.
         noise: Dequantisation noise, float32 in (0, 1), ``[N, C, H, W]``.
         labels: int64 ``[N]``, or None without labels.
+        skipped: What was wrong with each sample that another one stands in for.
     """
 
     keys: list[str]
     images: Tensor
     noise: Tensor
     labels: Tensor | None
+    skipped: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -71,6 +75,7 @@ class Batch:
             torch.cat([part.images for part in parts]),
             torch.cat([part.noise for part in parts]),
             torch.cat(labels) if len(labels) == len(parts) else None,
+            tuple(problem for part in parts for problem in part.skipped),
         )
 
 
@@ -195,15 +200,41 @@ class _TrainStream(IterableDataset[Batch | ValueError]):
         while True:
             batch_starts = position + self.batch_size * np.arange(window)
             epochs, numbers = order.at(batch_starts[:, None] + slots)
-            samples = self.reader.read(numbers.ravel().tolist())
-            for row_epochs, row in zip(epochs.tolist(), numbers.tolist(), strict=True):
-                yield self._batch(row_epochs, [samples[number] for number in row])
+            samples, errors = self.reader.read_readable(numbers.ravel().tolist())
+            for row in zip(epochs.tolist(), numbers.tolist(), strict=True):
+                yield self._batch(zip(*row, strict=True), samples, errors)
             position += self.batch_size * window
 
-    def _batch(self, epochs: Sequence[int], samples: Sequence[Sample]) -> Batch:
-        images, noise = [], []
-        for epoch, sample in zip(epochs, samples, strict=True):
+    def _batch(
+        self, places: Iterable[tuple[int, int]], samples: dict[int, Sample], errors: dict[int, ValueError]
+    ) -> Batch:
+        """Decode the images of one batch, given as epoch and number."""
+        chosen, images, noise, skipped = [], [], [], []
+        for epoch, number in places:
+            try:
+                sample, pixels = self._decode(number, samples, errors)
+            except ValueError as error:
+                if self.config.on_error == "stop":
+                    raise
+                skipped.append(str(error))
+                sample, pixels = self._substitute(epoch, number)
             rng = generator(self.seed, "train", epoch, sample.key)
-            images.append(augment(self.reader.decode(sample), self.config, rng))
+            chosen.append(sample)
+            images.append(augment(pixels, self.config, rng))
             noise.append(uniform_noise(rng, self.reader.dataset.shape))
-        return Batch.of(samples, images, noise)
+        return dataclasses.replace(Batch.of(chosen, images, noise), skipped=tuple(skipped))
+
+    def _decode(
+        self, number: int, samples: dict[int, Sample], errors: dict[int, ValueError]
+    ) -> tuple[Sample, np.ndarray]:
+        if number in errors:
+            raise errors[number]
+        return samples[number], self.reader.decode(samples[number])
+
+    def _substitute(self, epoch: int, number: int) -> tuple[Sample, np.ndarray]:
+        """Return a random sample to stand in for a damaged one; which, depends on seed, epoch and number alone."""
+        rng = generator(self.seed, "substitute", epoch, number)
+        for other in rng.integers(len(self.reader), size=100).tolist():
+            with contextlib.suppress(ValueError):
+                return self._decode(other, *self.reader.read_readable([other]))
+        raise ValueError(f"{self.config.path}: of 100 samples at random, none can be read")

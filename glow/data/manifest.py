@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,8 +127,11 @@ def load_dataset(directory: str | Path) -> Dataset:
         raise ValueError(f"{path}: not a readable {MANIFEST}: {error!r}") from error
     for split in dataset.splits.values():
         for shard in split.shards:
-            if Path(shard.path).name != shard.path or ":" in shard.path:
+            # Names become parts of paths, URLs and commands, and checksums names of files.
+            if not re.fullmatch(r"\w[\w.-]*", shard.path):
                 raise ValueError(f"{path}: shard path {shard.path!r} is not the plain name of a file beside it")
+            if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
+                raise ValueError(f"{path}: {shard.path}: {shard.sha256!r} is not a sha256")
     return dataset
 
 

@@ -17,6 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
 
+Value = float | np.ndarray | list[str]
+
 
 class MetricsLog:
     """Writes one JSON line and the TensorBoard values of a step; on a resume, forgets what lies after its checkpoint.
@@ -35,14 +37,14 @@ class MetricsLog:
         # purge_step hides what an interrupted run wrote beyond the checkpoint it resumes from.
         self._board = SummaryWriter(str(Path(run) / "tensorboard"), purge_step=start_step + 1)
 
-    def write(self, step: int, values: Mapping[str, float | int | np.ndarray]) -> None:
-        """Write numbers to both places, and images (uint8 ``[H, W, 3]``) to TensorBoard."""
-        numbers = {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """Write numbers to both places, images (uint8 ``[H, W, 3]``) to TensorBoard alone, texts to the file alone."""
+        line = {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}
+        self._file.write(json.dumps({"step": step, **line}) + "\n")
         for key, value in values.items():
             if isinstance(value, np.ndarray):
                 self._board.add_image(key, value, step, dataformats="HWC")
-            else:
+            elif not isinstance(value, list):
                 self._board.add_scalar(key, value, step)
         self._board.flush()
 

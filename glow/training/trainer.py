@@ -6,7 +6,7 @@ import hashlib
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from glow.config import TrainRun, config_to_dict
+from glow.data.manifest import Split
 from glow.training.checkpoint import (
     BackgroundSaver,
     CheckpointManager,
@@ -30,7 +31,7 @@ from glow.training.checkpoint import (
     read_tensors,
 )
 from glow.training.ema import EMA
-from glow.training.metrics import MetricsLog
+from glow.training.metrics import MetricsLog, Value
 from glow.training.schedule import build_optimizer, learning_rate
 from glow.training.stop import StopRequest, record_stop
 
@@ -43,6 +44,10 @@ class TrainingBatch(Protocol):
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """Arguments of forward."""
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """What was wrong with each example that another one stands in for."""
 
     def __len__(self) -> int:
         """Return N."""
@@ -57,14 +62,14 @@ class Trainer:
 
     The loss of a step is in bits/dim: the sum over the global batch divided by its size, whatever the number of
     processes and microbatches. All that a resumed run needs goes through checkpoints; randomness is in the batches.
-    ``data_sha256`` goes into checkpoints too, to tell whether the data changed.
+    The checksum of ``data``, the split that is trained on, goes into checkpoints too, to tell whether it changed.
     """
 
     def __init__(
-        self, model: nn.Module, num_dims: int, run: TrainRun, accelerator: Accelerator, data_sha256: str | None = None
+        self, model: nn.Module, num_dims: int, run: TrainRun, accelerator: Accelerator, data: Split | None = None
     ) -> None:
         self.model = model
-        self.data_sha256 = data_sha256
+        self.data = data
         self.run = run
         self.accelerator = accelerator
         self.bits_per_nat = 1 / (num_dims * math.log(2))
@@ -74,6 +79,8 @@ class Trainer:
         self.step = 0
         self.best = math.inf
         self.losses_since_log: list[float] = []
+        self.num_skipped = 0
+        self.skipped_since_log: list[str] = []
 
     @property
     def images_seen(self) -> int:
@@ -88,6 +95,7 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, self.model, read_tensors(checkpoint, "optimizer"))
         self.step = state["step"]
         self.losses_since_log = state["losses_since_log"]
+        self.num_skipped, self.skipped_since_log = state["num_skipped"], state["skipped_since_log"]
         best = self.checkpoints.best()
         self.best = read_state(best)["validation_bits_per_dim"] if best else math.inf
 
@@ -110,6 +118,7 @@ class Trainer:
             ValueError: on all processes, when they differ in configuration or parameters; names those that do.
             OSError: on the main process, when a checkpoint could not be written.
             TrainingDiverged: on all processes, before the optimiser step, when loss or gradient is not finite.
+            ValueError: on all processes, when more data was skipped than data.max_skipped allows.
         """
         train, is_main = self.run.train, self.accelerator.is_main_process
         self._check_agreement()
@@ -130,17 +139,12 @@ class Trainer:
                 busy_s += time.perf_counter() - start
                 self.losses_since_log.append(loss)
                 bar.update()
-                values: dict[str, float | np.ndarray] = {}
+                values: dict[str, Value] = {}
                 score, last = None, self.step == train.num_steps
                 if last or self.step % train.log_every == 0:
-                    mean = sum(self.losses_since_log) / len(self.losses_since_log)
-                    values |= {"train/bits_per_dim": mean, "train/grad_norm": grad_norm, "train/lr": self.lr}
-                    steps = self.step - since
-                    values |= {"train/images_per_s": steps * train.batch_size / busy_s, "train/step_s": busy_s / steps}
-                    values |= {"train/data_wait_s": waited_s / steps, "train/peak_memory_bytes": _peak_memory_bytes()}
-                    values |= {"images_seen": self.images_seen}
-                    bar.set_postfix_str(f"{mean:.3f} bits/dim")
-                    self.losses_since_log, waited_s, busy_s, since = [], 0.0, 0.0, self.step
+                    values |= self._progress(grad_norm) | self._speed(self.step - since, busy_s, waited_s)
+                    bar.set_postfix_str(f"{values['train/bits_per_dim']:.3f} bits/dim")
+                    waited_s, busy_s, since = 0.0, 0.0, self.step
                 if last or self.step % train.validate_every == 0:
                     with self.ema.applied(self.model):
                         if validation_batches:
@@ -184,10 +188,13 @@ class Trainer:
         reason = stop.reason() if stop else None
         # The one collective of our own and the one host sync of a step. All processes see the same three numbers: the
         # norm is that of the reduced gradient.
-        flags = accelerator.reduce(torch.stack([total, total.new_tensor(float(reason is not None))]), "mean")
-        loss_value, stops, norm_value = torch.cat([flags, norm.to(flags.dtype).reshape(1)]).tolist()
+        mine = total.new_tensor([float(reason is not None), len(batch.skipped)])
+        flags = accelerator.reduce(torch.cat([total.reshape(1), mine]), "mean")
+        loss_value, stops, skipped, norm_value = torch.cat([flags, norm.to(flags.dtype).reshape(1)]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise TrainingDiverged(self._diagnosis(batch, loss_value, norm_value))
+        if skipped:
+            self._record_skipped(batch)
         if self.run.optimizer.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.run.optimizer.max_grad_norm, norm)
         for group in self.optimizer.param_groups:
@@ -200,6 +207,43 @@ class Trainer:
             # The stop file may have come between the looks of two processes at it.
             reason = (stop.reason() if stop else None) or "another process was asked to stop"
         return loss_value, norm_value, reason if stops else None
+
+    def _record_skipped(self, batch: TrainingBatch) -> None:
+        """Count and list what all processes skipped in this step (a collective)."""
+        problems = gather_object(list(batch.skipped))
+        self.num_skipped += len(problems)
+        self.skipped_since_log += [problem for problem in problems if problem not in self.skipped_since_log]
+        images = max(self.images_seen, self.data.num_images if self.data else 0)
+        if self.num_skipped > self.run.data.max_skipped * images:
+            raise ValueError(
+                f"data.max_skipped: {self.num_skipped} of {images} images were skipped, more than the fraction "
+                f"{self.run.data.max_skipped} that is allowed; the last: {problems[-1]}"
+            )
+
+    def _progress(self, grad_norm: float) -> dict[str, Value]:
+        """Return what the steps since the last line of the log came to, and begin anew."""
+        mean = sum(self.losses_since_log) / len(self.losses_since_log)
+        values: dict[str, Value] = {"train/bits_per_dim": mean, "train/grad_norm": grad_norm, "train/lr": self.lr}
+        values["images_seen"] = self.images_seen
+        if self.run.data.on_error == "skip":
+            values["data/num_skipped"] = self.num_skipped
+        if self.skipped_since_log:
+            values["data/skipped"] = self.skipped_since_log
+        self.losses_since_log, self.skipped_since_log = [], []
+        return values
+
+    def _speed(self, steps: int, busy_s: float, waited_s: float) -> dict[str, Value]:
+        """Return throughput, times a step, and memory; the wait is that of the slowest reader (a collective)."""
+        longest_wait_s = float(self.accelerator.gather(torch.tensor([waited_s], device=self.accelerator.device)).max())
+        images_per_s = steps * self.run.train.batch_size / busy_s
+        return {
+            "train/images_per_s": images_per_s,
+            "train/images_per_process_per_s": images_per_s / self.accelerator.num_processes,
+            "train/step_s": busy_s / steps,
+            "train/data_wait_s": longest_wait_s / steps,
+            "train/data_wait_s_per_s": longest_wait_s / busy_s,
+            "train/peak_memory_bytes": _peak_memory_bytes(),
+        }
 
     @torch.no_grad()
     def _validate(self, batches: Iterable[TrainingBatch]) -> float:
@@ -226,7 +270,9 @@ class Trainer:
                 "images_seen": self.images_seen,
                 "validation_bits_per_dim": score,
                 "losses_since_log": self.losses_since_log,
-                "data_sha256": self.data_sha256,
+                "num_skipped": self.num_skipped,
+                "skipped_since_log": self.skipped_since_log,
+                "data_sha256": self.data.sha256 if self.data else None,
                 "num_processes": self.accelerator.num_processes,
             }
             saver.save(Snapshot(tensors, self.run, state))
@@ -294,7 +340,7 @@ def _last_nonfinite_gradient(model: nn.Module) -> str | None:
     return names[-1] if names else None
 
 
-def _describe(values: Mapping[str, float | np.ndarray]) -> str:
+def _describe(values: Mapping[str, Value]) -> str:
     shown = ("train/bits_per_dim", "validation/bits_per_dim")
     parts = [f"{name.removesuffix('/bits_per_dim')} {values[name]:.4f}" for name in shown if name in values]
     return ", ".join(parts) + " bits/dim"
