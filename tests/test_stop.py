@@ -12,7 +12,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import _rank_main, random_inputs, run_ranks, tiny_config, tiny_glow
-from test_training import assert_same_checkpoint, comparable, options, snapshot
+from test_checkpoint import snapshot
+from test_training import assert_same_checkpoint, comparable, options
 
 from glow.config import TrainRun
 from glow.training import checkpoint as checkpoint_module
