@@ -290,7 +290,7 @@ def check_same_run(checkpoint: Path, new: TrainRun, data_sha256: str) -> None:
 def changed_options(checkpoint: Path, new: TrainRun) -> list[str]:
     """Describe every option that differs from those a checkpoint was written with, but for where the run lies."""
     before, now = _flat(config_to_dict(read_config(checkpoint))), _flat(config_to_dict(new))
-    incidental = ("output", "data.path", "data.num_workers", "time_limit")
+    incidental = ("output", "data.path", "data.num_workers", "time_limit", "num_processes")
     return [
         f"{name} {now[name]} (was {before[name]})"
         for name in now
