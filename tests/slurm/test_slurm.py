@@ -77,12 +77,12 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster():
     if os.geteuid() != 0:
-        pytest.skip("SLURM on this machine needs root")
+        pytest.skip("no root: starting a SLURM on this machine needs it (sudo make test-slurm)")
     with tempfile.TemporaryDirectory(prefix="glow-slurm-") as folder:
         state, work = Path(folder) / "slurm", Path(folder) / "work"
         started = subprocess.run([CLUSTER, "up", state], capture_output=True, text=True)
         if started.returncode != 0:
-            pytest.skip(f"SLURM does not start here: {started.stderr.strip()}")
+            pytest.fail(f"no SLURM to test the job scripts on: {started.stderr.strip()}")
         try:
             work.mkdir()
             for name in ("configs", "slurm"):
