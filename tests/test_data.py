@@ -143,6 +143,11 @@ def test_reader_opens_only_the_shards_it_needs(dataset, monkeypatch):
     )
     samples = reader.read([35, 36, 38, 40])
     assert sorted(samples) == [35, 36, 38, 40]
+    assert opened == ["train-00003.tar", "train-00004.tar"]
+    # Far apart, parts are asked for one by one; near each other, the gap is read too.
+    opened.clear()
+    monkeypatch.setattr("glow.data.reader.GAP_BYTES", 0)
+    assert reader.read([35, 36, 38, 40]) == samples
     assert opened == ["train-00003.tar", "train-00003.tar", "train-00004.tar"]
 
 

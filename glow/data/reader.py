@@ -14,7 +14,6 @@ from PIL.PngImagePlugin import PngImageFile
 from glow.data.files import PIPE, fetch, join, read_part
 from glow.data.manifest import Dataset, Shard, index_path, load_dataset, read_index
 
-
 GAP_BYTES = 2**16  # so much is read for nothing rather than asking for two parts
 
 
