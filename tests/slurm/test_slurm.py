@@ -160,7 +160,10 @@ def test_preempted_job_goes_on_when_the_other_is_over_and_ends_with_the_same_wei
         cluster.wait(cluster.sbatch("--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 3"))
     cluster.wait(job)
     log = cluster.log(job)
-    assert re.findall(r'"reason": "(.+)"', log) == ["SIGTERM", "stop file"], log
+    # The signal does not reach both processes within the same step.
+    first, second = re.findall(r'"reason": "(.+)"', log)
+    assert first in ("SIGTERM", "another process was asked to stop"), log
+    assert second == "stop file"
     assert log.count("requeueing") == 2
     assert "Restarts=2 " in cluster.call("scontrol", "show", "job", job)
     stopped = re.findall(r'stopped early: {"step": (\d+)', log)
