@@ -8,8 +8,8 @@ import pytest
 # Each module may import what stands before it, and its own group.
 LAYERS = [
     ["glow.config", "glow.randomness", "glow.groups", "glow.locking"],
-    ["glow.images", "glow.nets", "glow.bijectors"],
-    ["glow.model", "glow.precision", "glow.data"],
+    ["glow.images", "glow.nets", "glow.gated", "glow.bijectors"],
+    ["glow.model", "glow.steps", "glow.dequantization", "glow.precision", "glow.data"],
     ["glow.training", "glow.sampling", "glow.evaluation"],
     ["glow.cli"],
     ["pipelines"],

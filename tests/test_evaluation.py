@@ -384,7 +384,7 @@ def test_health_of_a_flow_tells_its_levels_and_conditions(dataset):
         total = bits_per_dim(model(*batch.inputs), model.num_dims).mean().item()
     parts = [health[f"health/{part}_{level}"] for part in ("logdet", "prior") for level in (1, 2)]
     assert sum(parts) + 8 == pytest.approx(total, abs=1e-4)
-    latents, logdet = model.encode(model.dequantize(*batch.inputs))
+    latents, logdet = model.encode(model.dequantize(*batch.inputs)[0])
     priors = [bits_per_dim(standard_normal_log_prob(latent), model.num_dims).mean().item() for latent in latents]
     assert parts[2:] == pytest.approx(priors, abs=1e-5)
     assert sum(parts[:2]) == pytest.approx(bits_per_dim(logdet, model.num_dims).mean().item(), abs=1e-5)

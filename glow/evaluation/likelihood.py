@@ -99,6 +99,20 @@ def _aligned(batches: Iterable[Batch], first: int, group: int) -> Iterator[tuple
 def round_trip_error(model: Glow, batch: Batch) -> float:
     """Return max |x - decode(encode(x))| over a batch, in data units: the whole range of levels is 1."""
     parameter = next(model.parameters())
-    x = model.dequantize(batch.images.to(parameter.device), batch.noise.to(parameter.device, parameter.dtype))
-    latents, _ = model.encode(x)
-    return float((model.decode(latents) - x).abs().max())
+    x, _ = model.dequantize(batch.images.to(parameter.device), batch.noise.to(parameter.device, parameter.dtype))
+    labels = class_labels(model, batch)
+    latents, _ = model.encode(x, labels)
+    return float((model.decode(latents, labels) - x).abs().max())
+
+
+def class_labels(model: Glow, batch: Batch) -> Tensor | None:
+    """Return the labels that the model is to be given with a batch, on its device: None if it takes none.
+
+    Raises:
+        ValueError: when it needs labels and the batch has none.
+    """
+    if not model.num_classes:
+        return None
+    if batch.labels is None:
+        raise ValueError("the model is class_conditional, but the data set has no labels")
+    return batch.labels.to(next(model.parameters()).device)
