@@ -323,6 +323,8 @@ class SampleRun(CheckpointChoice):
     """Images drawn at a time; the images do not depend on it."""
     output: str | None = None
     """Directory to write. Default: samples/step-N in the run directory."""
+    label: int | None = None
+    """Class of all images, by its number, of a class_conditional model. Default: the classes in turn, one row each."""
     save_images: bool = False
     """Write every image as a PNG of its own too."""
     save_grids: bool = True
@@ -344,6 +346,7 @@ class SampleRun(CheckpointChoice):
         require(self.first_index >= 0, "first_index", self.first_index, "0 or more is")
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
+        require(self.label is None or self.label >= 0, "label", self.label, "0 or more is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,8 +359,14 @@ class EvaluateRun(CheckpointChoice):
     """Split to measure."""
     batch_size: int = 64
     """Images read and held at a time; the figures do not depend on it."""
+    bound: Literal["elbo", "iwbo"] = "elbo"
+    """Lower bound of the log-likelihood: the mean over the dequantisation draws, or the importance-weighted bound,
+    which is the tighter the more draws there are."""
     num_noise_samples: int = 1
-    """Dequantisation draws an image; their mean log-likelihood is a lower bound (elbo) whatever their number."""
+    """Dequantisation draws an image."""
+    classes: bool = True
+    """Under a class_conditional model, measure every image given each class too: p(class | image), accuracy, and the
+    bits/dim without the label. Takes as many times as long as there are classes."""
     seed: int = 0
     """Seed of the dequantisation noise, which depends on (seed, key of the image)."""
     baselines: bool = True
@@ -370,6 +379,27 @@ class EvaluateRun(CheckpointChoice):
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
         require(self.num_noise_samples >= 1, "num_noise_samples", self.num_noise_samples, "1 or more is")
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
+
+
+@dataclass(frozen=True)
+class ImportRun:
+    """Turn a model that another program trained into a checkpoint that sample and evaluate take."""
+
+    path: str
+    """File with the state dict of the model, as torch.save wrote it."""
+    format: Literal["rosinality"] = "rosinality"
+    """Program that wrote it: github.com/rosinality/glow-pytorch."""
+    image_size: int = 64
+    """Height and width of the images that the model is for; the file does not tell."""
+    num_bits: int = 5
+    """Bits a channel that the model is for; the file does not tell."""
+    output: str | None = None
+    """Run directory to write. Default: runs/ and the name of the file."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(1 <= self.num_bits <= 8, "num_bits", self.num_bits, "1 to 8 are")
+        require(self.image_size >= 1, "image_size", self.image_size, "1 or more is")
 
 
 @dataclass(frozen=True)

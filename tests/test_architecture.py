@@ -10,7 +10,7 @@ LAYERS = [
     ["glow.config", "glow.randomness", "glow.groups", "glow.locking"],
     ["glow.images", "glow.nets", "glow.gated", "glow.bijectors"],
     ["glow.model", "glow.steps", "glow.dequantization", "glow.precision", "glow.data"],
-    ["glow.training", "glow.sampling", "glow.evaluation"],
+    ["glow.training", "glow.sampling", "glow.evaluation", "glow.importing"],
     ["glow.cli"],
     ["pipelines"],
 ]
