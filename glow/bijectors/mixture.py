@@ -11,6 +11,7 @@ from glow.bijectors.mask import Mask
 
 MAX_LOG_SCALE = 4.0  # of a component: with sharper ones float32 could not tell neighbouring x apart
 MAX_ITERATIONS = 100
+MAX_LOG_STEP = 80.0  # where the map is flat, a Newton step would overflow; it leaves the bracket anyway
 
 
 class MixtureCoupling(Coupling):
@@ -44,7 +45,9 @@ class MixtureCoupling(Coupling):
         y = z * (-log_scale).exp() - shift
         x = _solve(y, *mixture)
         value, log_derivative = _logit_cdf(x, *mixture)
-        x = x - (value - y) * (-log_derivative).exp().detach()  # one more Newton step, for its gradients
+        # A Newton step of length 0, for its gradients: those of the implicit function.
+        excess = value - y
+        x = x - (excess - excess.detach()) * (-log_derivative.detach()).clamp(max=MAX_LOG_STEP).exp()
         return x, -_logit_cdf(x, *mixture)[1] - log_scale
 
     def _unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -92,7 +95,7 @@ def _solve(y: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor) ->
         if iteration % 4 == 3 and bool(is_solved.all()):
             break
         low, high = torch.where(excess < 0, x, low), torch.where(excess > 0, x, high)
-        newton = x - excess * (-log_derivative).exp()
+        newton = x - excess * (-log_derivative).clamp(max=MAX_LOG_STEP).exp()
         is_usable = (newton >= low) & (newton <= high) & ((newton - x).abs() <= last_move / 2)
         following = torch.where(is_usable, newton, (low + high) / 2)
         last_move = torch.where(is_solved, last_move, (following - x).abs())
