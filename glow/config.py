@@ -248,6 +248,14 @@ class TrainRun:
     """Training run."""
     time_limit: str | None = None
     """Stop early, with a checkpoint, when 95% of this time have passed: SECONDS, HH:MM:SS or D-HH:MM:SS."""
+    num_processes: int | None = None
+    """Refuse to train unless this many processes take part. Default: as many as were launched."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(
+            self.num_processes is None or self.num_processes >= 1, "num_processes", self.num_processes, "1 or more is"
+        )
 
 
 @dataclass(frozen=True)

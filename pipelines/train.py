@@ -31,6 +31,8 @@ from glow.training.metrics import write_environment
 from glow.training.stop import StopRequest, forget_stop
 from glow.training.trainer import Trainer, TrainingBatch
 
+HOW_TO_LAUNCH = "accelerate launch --multi_gpu starts several, without GPUs too (and no --cpu)"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on training, up to ``train.num_steps``."""
@@ -164,7 +166,7 @@ def complete(run: TrainRun) -> TrainRun:
 
 
 def build_accelerator(run: TrainRun) -> Accelerator:
-    """Build the Accelerator and check that it leads as many processes as were launched.
+    """Build the Accelerator and check that it leads as many processes as were asked for.
 
     Raises:
         ValueError: when it does not, or the launcher asks for a precision that the model does not offer.
@@ -172,11 +174,21 @@ def build_accelerator(run: TrainRun) -> Accelerator:
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=run.train.mixed_precision)
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise ValueError(f"mixed precision {accelerator.mixed_precision!r} is not offered; no and bf16 are")
+    taking_part = accelerator.num_processes
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:
+    if taking_part != launched:
         raise ValueError(
-            f"{launched} processes were launched, but this one belongs to a group of {accelerator.num_processes}: "
-            "use accelerate launch --multi_gpu"
+            f"{launched} processes were launched, but this one belongs to a group of {taking_part}; {HOW_TO_LAUNCH}"
+        )
+    if run.num_processes not in (None, taking_part):
+        raise ValueError(f"num_processes: {run.num_processes}, but this training has {taking_part}; {HOW_TO_LAUNCH}")
+    # Without --multi_gpu, accelerate launch starts one process on each machine whatever it was asked for, and says
+    # nothing. But it gives an address to meet at if that was more than one process or machine.
+    alone = "WORLD_SIZE" not in os.environ
+    if alone and run.num_processes is None and {"ACCELERATE_DYNAMO_BACKEND", "MASTER_ADDR"} <= os.environ.keys():
+        raise ValueError(
+            "accelerate launch was asked for several processes or machines, on its command line or in a config file, "
+            f"but this process is alone; {HOW_TO_LAUNCH}. If it is to be alone, give the training --num_processes 1"
         )
     return accelerator
 

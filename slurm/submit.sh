@@ -6,7 +6,7 @@
 # slurm/README.md lists the variables that say more to sbatch and to the stages.
 set -euo pipefail -f   # -f: a list such as [0.7,1] is no pattern of file names
 [[ $# -ge 2 ]] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
-config=$1 name=$2 data=data/$2 run=runs/$2
+config=$1 data=data/$2 run=runs/$2
 shift 2
 here=$(dirname "${BASH_SOURCE[0]}")
 [[ -f $config ]] || { echo "error: $config: no such file" >&2; exit 1; }

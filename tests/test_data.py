@@ -143,6 +143,11 @@ def test_reader_opens_only_the_shards_it_needs(dataset, monkeypatch):
     )
     samples = reader.read([35, 36, 38, 40])
     assert sorted(samples) == [35, 36, 38, 40]
+    assert opened == ["train-00003.tar", "train-00004.tar"]
+    # Far apart, parts are asked for one by one; near each other, the gap is read too.
+    opened.clear()
+    monkeypatch.setattr("glow.data.reader.GAP_BYTES", 0)
+    assert reader.read([35, 36, 38, 40]) == samples
     assert opened == ["train-00003.tar", "train-00003.tar", "train-00004.tar"]
 
 
@@ -168,12 +173,20 @@ def test_streams_of_random_numbers_differ_in_every_argument():
 
 def test_noise_is_strictly_between_0_and_1_at_its_ends():
     class Ends:
-        def integers(self, low, high, size, dtype):
-            return np.array([low, high - 1], dtype=dtype)
+        bit_generator = type("Bits", (), {"random_raw": lambda self, count: np.array([2**64 - 2**16] * count, "u8")})()
 
-    noise = uniform_noise(Ends(), (2,))
+    noise = uniform_noise(Ends(), (5,))
     assert noise.dtype == np.float32
-    assert 0 < noise[0] < noise[1] < 1
+    assert 0 < noise[0] == noise[4] < 2**-15 < 1 - 2**-15 < noise[1] < 1
+
+
+def test_noise_is_uniform_and_its_cells_are_independent():
+    noise = uniform_noise(generator(0, "test"), (1000, 3, 11))
+    assert noise.shape == (1000, 3, 11)
+    counts = np.bincount((noise.ravel() * 32).astype(int), minlength=32)
+    assert ((counts - noise.size / 32) ** 2).sum() / (noise.size / 32) < 70  # chi-squared, 31 degrees of freedom
+    for lag in (1, 2, 3, 4):  # of neighbouring 16-bit words of the generator
+        assert abs(np.corrcoef(noise.ravel()[:-lag], noise.ravel()[lag:])[0, 1]) < 4 / np.sqrt(noise.size)
 
 
 def broken(dataset, tmp_path):

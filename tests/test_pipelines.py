@@ -1,9 +1,6 @@
 """The stages together, as a user runs them, on real images."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,28 +30,6 @@ def test_demo_beats_its_baselines_on_digits(tmp_path, capsys):
     assert histogram["bits_per_dim"] == pytest.approx(2.33, abs=0.1)
     assert gaussian["model_minus_baseline"] + 4 * gaussian["standard_error"] < -0.2
     assert histogram["standard_error"] > 0
-
-
-def test_two_processes_under_accelerate_launch_train_like_one(dataset, tmp_path):
-    options = ["--config", "configs/smoke.yaml", "--data.path", str(dataset), "--train.num_steps", "4"]
-    train.main([*options, "--output", str(tmp_path / "one")])
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*launch, "-m", "pipelines.train", *options, "--output", str(tmp_path / "two")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "two/checkpoints/step-00000004")
-    assert json.loads((tmp_path / "two/environment.json").read_text())["num_processes"] == 2
-    one, two = (
-        [line["train/bits_per_dim"] for line in read_metrics(tmp_path / name) if "train/bits_per_dim" in line]
-        for name in ("one", "two")
-    )
-    assert one == pytest.approx(two, rel=1e-3)
 
 
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"the CIFAR-10 zips are not in {CIFAR10}")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import _rank_main, random_inputs, run_ranks, tiny_config, tiny_glow
-from test_training import assert_same_checkpoint, comparable, options, snapshot
+from test_checkpoint import snapshot
+from test_training import assert_same_checkpoint, comparable, options
 
 from glow.config import TrainRun
 from glow.training import checkpoint as checkpoint_module
@@ -94,17 +95,33 @@ def test_other_time_limits_are_refused(dataset, tmp_path, text):
         train_stage.main([*options(dataset, tmp_path), f"--time_limit={text!r}"])
 
 
-def stop_second_process(arguments):
-    train_and(arguments, 3, terminate, rank=1)
+def stop_last_process(arguments, world):
+    train_and(arguments, 3, terminate, rank=world - 1)
 
 
-def test_one_process_stops_all_at_the_same_step(dataset, tmp_path):
-    run_ranks(stop_second_process, 2, options(dataset, tmp_path))
+@pytest.mark.parametrize("world", [2, 3])
+def test_one_process_stops_all_at_the_same_step(dataset, tmp_path, world):
+    run_ranks(stop_last_process, world, options(dataset, tmp_path), world)
     assert json.loads((tmp_path / "stopped.json").read_text()) == {
         "step": 3,
         "reason": "another process was asked to stop",
     }
     assert read_metrics(tmp_path)[-1]["step"] == 3
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_stopped_processes_go_on_as_if_nothing_had_happened(dataset, tmp_path, world):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    extra = ["--optimizer.name", "sgd", "--optimizer.lr", "0.05"]
+    run_ranks(stop_last_process, world, options(dataset, run, *extra), world)
+    for output in (run, undisturbed):
+        run_ranks(train_stage.main, world, options(dataset, output, *extra))
+    if world == 2:
+        assert_same_checkpoint(run / "checkpoints/step-00000008", undisturbed / "checkpoints/step-00000008")
+        assert comparable(run) == comparable(undisturbed)
+    # DDP lays its buckets anew after the first step, and the sum of three numbers depends on their order.
+    losses = [[line["train/bits_per_dim"] for line in read_metrics(output)] for output in (run, undisturbed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 # Checkpoints in the background

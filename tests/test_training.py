@@ -1,46 +1,31 @@
-"""Training: schedules, averaging, steps, checkpoints, resuming, and what happens when it goes wrong."""
+"""Training: the stage, its steps, their equality for any number of processes, and what happens when it diverges."""
 
 import dataclasses
 import io
 import itertools
 import json
 import math
-import multiprocessing
-import os
-import resource
 import shutil
-import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from conftest import perturb, random_inputs, run_ranks, tiny_config, tiny_glow, write_images
+from conftest import random_inputs, run_ranks, tiny_config, tiny_glow, write_images
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from glow.config import DataConfig, ModelConfig, OptimizerConfig, PrepareRun, TrainConfig, TrainRun
+from glow.config import DataConfig, OptimizerConfig, PrepareRun, TrainConfig, TrainRun
 from glow.data.loader import Share, train_batches
 from glow.data.reader import SplitReader
 from glow.data.writer import prepare
 from glow.evaluation.likelihood import Bound, score_split
 from glow.locking import locked
 from glow.model import Glow
-from glow.training import checkpoint as checkpoint_module
-from glow.training.checkpoint import (
-    CheckpointManager,
-    Snapshot,
-    find_checkpoint,
-    load_model,
-    read_state,
-    read_tensors,
-)
-from glow.training.ema import EMA
-from glow.training.metrics import MetricsLog, read_metrics
-from glow.training.schedule import build_optimizer, learning_rate
+from glow.training.checkpoint import find_checkpoint, load_model, read_tensors
+from glow.training.metrics import read_metrics
 from glow.training.trainer import Trainer, TrainingDiverged
 from pipelines import train as train_stage
 
@@ -64,83 +49,6 @@ def assert_same_checkpoint(a, b):
         left, right = read_tensors(a, name), read_tensors(b, name)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
-
-
-# Schedules, optimisers, averaging
-
-
-def test_learning_rate_warms_up_and_falls_as_a_cosine():
-    config = OptimizerConfig(lr=1.0, schedule="cosine", warmup_steps=10)
-    rates = [learning_rate(step, 110, config) for step in range(111)]
-    assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
-    assert rates[10] == 1.0
-    assert rates[60] == pytest.approx(0.5)
-    assert rates[110] == pytest.approx(0.0)
-    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-
-
-def test_constant_learning_rate_stays():
-    config = OptimizerConfig(lr=0.3, warmup_steps=2)
-    assert [learning_rate(step, 9, config) for step in range(4)] == [0.15, 0.3, 0.3, 0.3]
-
-
-@pytest.mark.parametrize(
-    ("name", "cls"),
-    [
-        ("adam", torch.optim.Adam),
-        ("adamw", torch.optim.AdamW),
-        ("adamax", torch.optim.Adamax),
-        ("sgd", torch.optim.SGD),
-    ],
-)
-def test_every_optimizer_lowers_a_quadratic(name, cls):
-    parameter = nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer([parameter], OptimizerConfig(name=name, lr=0.05, weight_decay=0.01))
-    assert type(optimizer) is cls
-    for _ in range(20):
-        parameter.square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert parameter.square().sum() < 1
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "sgd"])
-def test_weight_decay_pulls_weights_without_gradient_to_zero(name):
-    parameter = nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer([parameter], OptimizerConfig(name=name, lr=0.05, weight_decay=0.1))
-    parameter.grad = torch.zeros(3)
-    optimizer.step()
-    assert (parameter < 1).all()
-
-
-def test_average_follows_its_formula_and_gives_the_weights_back():
-    model = nn.Linear(2, 1)
-    start = model.weight.detach().clone()
-    ema = EMA(model, 0.9)
-    with torch.no_grad():
-        model.weight.add_(1)
-    ema.update(model, step=1)
-    decay = min(0.9, 2 / 11)
-    assert torch.allclose(ema.average["weight"], start * decay + (start + 1) * (1 - decay))
-    with ema.applied(model):
-        assert torch.equal(model.weight, ema.average["weight"])
-    assert torch.equal(model.weight, start + 1)
-
-
-def test_cached_inverses_follow_a_swap_of_averaged_weights():
-    model = tiny_glow(torch.float32)
-    ema = EMA(model, 0.9)
-    perturb(model, 0.05, seed=2)
-    x, _ = model.dequantize(*random_inputs(model.config, 2, torch.float32))
-
-    @torch.no_grad()
-    def assert_round_trip():
-        assert (model.decode(model.encode(x)[0]) - x).abs().max() < 1e-4
-
-    assert_round_trip()
-    with ema.applied(model):
-        assert_round_trip()
-    assert_round_trip()
 
 
 # The train stage
@@ -181,81 +89,6 @@ def test_training_lowers_the_loss_moves_weights_and_writes_everything(dataset, t
     assert Image.open(io.BytesIO(board.Images("samples")[-1].encoded_image_string)).size[0] > 50
 
 
-def test_same_command_again_resumes_bitwise(dataset, tmp_path):
-    through, resumed = tmp_path / "through", tmp_path / "resumed"
-    train_stage.main(options(dataset, through))
-    # Stopped between two checkpoints: what lies after the last one must be forgotten.
-    with pytest.raises(Interrupted):
-        train_with_fault(options(dataset, resumed), at_step=7)
-    assert len(read_metrics(resumed)) == 6
-    train_stage.main(options(dataset, resumed))
-    assert_same_checkpoint(through / "checkpoints/step-00000008", resumed / "checkpoints/step-00000008")
-    assert comparable(through) == comparable(resumed)
-    board = EventAccumulator(str(resumed / "tensorboard")).Reload()
-    assert [event.step for event in board.Scalars("train/bits_per_dim")] == list(range(1, 9))
-
-
-class Interrupted(Exception):
-    """Stands for whatever ends a process."""
-
-
-def train_with_fault(arguments, at_step):
-    original = Trainer._train_step
-
-    def step(self, *args):
-        if self.step == at_step - 1:
-            raise Interrupted
-        return original(self, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", step)
-        train_stage.main(arguments)
-
-
-def killed_while_saving(arguments, point):
-    """Train, and die of SIGKILL inside the second save."""
-    torch.set_num_threads(1)
-    saves = itertools.count()
-    module, name = {"tensors": (checkpoint_module, "save_file"), "rename": (Path, "rename")}[point]
-    original = getattr(module, name)
-
-    def dying(*args, **kwargs):
-        original_result = None if point == "rename" else original(*args, **kwargs)
-        # Three tensor files a save; one rename.
-        if next(saves) == {"tensors": 4, "rename": 1}[point]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs) if point == "rename" else original_result
-
-    setattr(module, name, dying)
-    train_stage.main(arguments)
-
-
-@pytest.mark.parametrize("point", ["tensors", "rename"])
-def test_kill_9_during_a_save_resumes_from_the_checkpoint_before(dataset, tmp_path, point):
-    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
-    child = multiprocessing.get_context("fork").Process(target=killed_while_saving, args=(options(dataset, run), point))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
-    assert [path.name for path in CheckpointManager(run).all()] == ["step-00000004"]
-    assert list((run / "checkpoints").glob("*.partial"))
-    train_stage.main(options(dataset, run))
-    train_stage.main(options(dataset, undisturbed))
-    assert_same_checkpoint(run / "checkpoints/step-00000008", undisturbed / "checkpoints/step-00000008")
-    assert not list((run / "checkpoints").glob("*.partial"))
-
-
-def test_resumed_run_logs_what_an_undisturbed_one_logs(dataset, tmp_path):
-    extra = ["--train.log_every", "3", "--train.checkpoint_every", "4", "--train.validate_every", "100"]
-    through, resumed = tmp_path / "through", tmp_path / "resumed"
-    train_stage.main(options(dataset, through, *extra))
-    with pytest.raises(Interrupted):
-        train_with_fault(options(dataset, resumed, *extra), at_step=6)
-    train_stage.main(options(dataset, resumed, *extra))
-    assert comparable(through) == comparable(resumed)
-    assert [line["step"] for line in read_metrics(resumed)] == [3, 6, 8]
-
-
 def test_bf16_networks_train_like_float32(dataset, tmp_path, reset_accelerate):
     exact, half = tmp_path / "exact", tmp_path / "half"
     train_stage.main(options(dataset, exact))
@@ -273,42 +106,6 @@ def test_fp16_is_refused(dataset, tmp_path, monkeypatch):
         train_stage.main(options(dataset, tmp_path))
 
 
-def test_finished_run_trains_no_further(dataset, tmp_path, capsys):
-    run = tmp_path / "run"
-    train_stage.main(options(dataset, run))
-    before = [(run / name).read_text() for name in ("metrics.jsonl", "config.yaml")]
-    train_stage.main(options(dataset, run, "--optimizer.lr", "0.5"))
-    assert [(run / name).read_text() for name in ("metrics.jsonl", "config.yaml")] == before
-    assert capsys.readouterr().out.splitlines()[-1].endswith("step-00000008")
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (["--model.hidden_channels", "9"], r"model\.hidden_channels: 9, but the run in .* was begun with 8"),
-        (["--train.batch_size", "13"], r"train\.batch_size: 13, but the run"),
-        (["--train.seed", "5"], r"train\.seed: 5, but the run"),
-        (["--data.flip", "true"], r"data\.flip: True, but the run"),
-    ],
-)
-def test_resuming_another_run_is_refused(dataset, tmp_path, extra, message):
-    run = tmp_path / "run"
-    train_stage.main(options(dataset, run, "--train.num_steps", "1"))
-    with pytest.raises(ValueError, match=message):
-        train_stage.main(options(dataset, run, *extra))
-
-
-def test_options_that_changed_since_the_checkpoint_are_said(dataset, tmp_path, capsys):
-    train_stage.main(options(dataset, tmp_path, "--train.num_steps", "1"))
-    capsys.readouterr()
-    train_stage.main(options(dataset, tmp_path, "--optimizer.lr", "0.003"))
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("changed")]
-    assert said == [
-        "changed since the checkpoint: optimizer.lr 0.003 (was 0.002)",
-        "changed since the checkpoint: train.num_steps 8 (was 1)",
-    ]
-
-
 def test_two_trainings_in_one_run_directory_are_refused(dataset, tmp_path):
     with locked(tmp_path / ".lock", "it"), pytest.raises(ValueError, match="another process is writing it"):
         train_stage.main(options(dataset, tmp_path))
@@ -318,15 +115,6 @@ def test_two_trainings_in_one_run_directory_are_refused(dataset, tmp_path):
 def test_shift_beyond_the_image_is_refused(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"data\.shift: 8, but the images of .* are \[3, 8, 8\]"):
         train_stage.main(options(dataset, tmp_path, "--data.shift", "8"))
-
-
-def test_resuming_on_other_images_is_refused(dataset, tmp_path):
-    run = tmp_path / "run"
-    train_stage.main(options(dataset, run, "--train.num_steps", "1"))
-    source = write_images(tmp_path / "images", 40)
-    prepare(PrepareRun([str(source)], str(tmp_path / "other"), validation="4", num_workers=0))
-    with pytest.raises(ValueError, match=r"other: not the images that the run in .* was begun with"):
-        train_stage.main(options(tmp_path / "other", run))
 
 
 def test_data_without_validation_split_trains(tmp_path, capsys):
@@ -430,10 +218,12 @@ def test_gradients_are_clipped_to_their_norm(dataset):
 
 
 @pytest.mark.parametrize("batch_size", [12, 13])
-def test_two_processes_make_the_step_of_one(dataset, batch_size):
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_make_the_step_of_one(dataset, world, batch_size):
     alone = step_once(dataset, batch_size=batch_size)
-    for result in run_ranks(step_once, 2, dataset, 3, batch_size):
-        assert result["num_processes"] == 2
+    for result in run_ranks(step_once, world, dataset, 3, batch_size):
+        assert result["num_processes"] == world
+        assert np.allclose(result["start"], alone["start"], atol=1e-6)  # ActNorm's initialisation
         assert np.allclose(result["losses"], alone["losses"], rtol=1e-5)
         assert np.allclose(result["weights"], alone["weights"], atol=1e-5)
 
@@ -444,6 +234,7 @@ def test_processes_make_exactly_the_step_of_one_in_float64(dataset, world, batch
     alone = step_once(dataset, batch_size=batch_size, double=True)
     for result in run_ranks(step_once, world, dataset, 3, batch_size, 5.0, True):
         assert result["num_processes"] == world
+        assert np.allclose(result["start"], alone["start"], rtol=0, atol=1e-12)  # ActNorm's initialisation
         assert np.allclose(result["losses"], alone["losses"], rtol=1e-10)
         assert np.allclose(result["weights"], alone["weights"], rtol=0, atol=1e-10)
 
@@ -452,23 +243,29 @@ def train_main(arguments):
     train_stage.main(arguments)
 
 
-def test_two_processes_train_like_one(dataset, tmp_path):
-    alone, pair = tmp_path / "alone", tmp_path / "pair"
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_train_like_one(dataset, tmp_path, world):
+    alone, several = tmp_path / "alone", tmp_path / "several"
     train_stage.main(options(dataset, alone))
-    run_ranks(train_main, 2, options(dataset, pair))
-    for one, two in zip(comparable(alone), comparable(pair), strict=True):
-        assert one.keys() == two.keys()
-        assert all(one[key] == pytest.approx(two[key], rel=1e-3) for key in one if key != "health/inverse_error")
-    assert json.loads((pair / "environment.json").read_text())["num_processes"] == 2
+    run_ranks(train_main, world, options(dataset, several))
+    for one, other in zip(comparable(alone), comparable(several), strict=True):
+        assert one.keys() == other.keys()
+        assert all(one[key] == pytest.approx(other[key], rel=1e-3) for key in one if key != "health/inverse_error")
+    assert json.loads((several / "environment.json").read_text())["num_processes"] == world
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
-def test_training_goes_on_with_another_number_of_processes(dataset, tmp_path, before, after):
+# Thirds round where halves do not, and adamax divides small gradients by their size: the losses of three processes that
+# begin with it differ by 1e-5.
+@pytest.mark.parametrize(
+    ("before", "after", "optimizer", "lr"),
+    [(1, 2, "adamax", 1e-3), (2, 1, "adamax", 1e-3), (1, 3, "adamax", 1e-3), (3, 2, "sgd", 0.05), (3, 1, "sgd", 0.05)],
+)
+def test_training_goes_on_with_another_number_of_processes(dataset, tmp_path, before, after, optimizer, lr):
     through, resized = tmp_path / "through", tmp_path / "resized"
-    papers = ["--optimizer.name", "adamax", "--optimizer.lr", "1e-3"]
-    train_stage.main(options(dataset, through, *papers, "--train.num_steps", "14"))
+    extra = ["--optimizer.name", optimizer, "--optimizer.lr", str(lr)]
+    train_stage.main(options(dataset, through, *extra, "--train.num_steps", "14"))
     for world, num_steps in ((before, "4"), (after, "14")):
-        arguments = options(dataset, resized, *papers, "--train.num_steps", num_steps)
+        arguments = options(dataset, resized, *extra, "--train.num_steps", num_steps)
         run_ranks(train_main, world, arguments)
     for one, other in zip(read_metrics(through), read_metrics(resized), strict=True):
         assert one["train/bits_per_dim"] == pytest.approx(other["train/bits_per_dim"], rel=1e-5)
@@ -486,6 +283,8 @@ class TwoGaussians(nn.Module):
 
 
 class VectorBatch:
+    skipped = ()
+
     def __init__(self, x):
         self.inputs = (x,)
 
@@ -538,110 +337,3 @@ def test_non_finite_gradient_of_a_finite_loss_stops_too(tmp_path):
 
     message = diverging(tmp_path, spoil)
     assert "gradient norm nan, first seen in chain.2.bijector.bijectors.0.log_scale" in message
-
-
-# Checkpoints
-
-
-def snapshot(step, score=None):
-    model = tiny_glow(torch.float32)
-    state = {"step": step, "images_seen": step, "validation_bits_per_dim": score}
-    return Snapshot({"model": model.state_dict(), "ema": model.state_dict()}, TrainRun("x", tiny_config()), state)
-
-
-def test_old_checkpoints_are_removed_but_the_best_is_kept(tmp_path):
-    manager = CheckpointManager(tmp_path, keep_last=2)
-    for step, score in enumerate([3.0, 1.0, 2.0, None, 4.0], start=1):
-        manager.save(snapshot(step, score))
-    assert [path.name[-1] for path in manager.all()] == ["2", "4", "5"]
-    assert find_checkpoint(tmp_path, "best").name == "step-00000002"
-    assert find_checkpoint(tmp_path).name == "step-00000005"
-    assert find_checkpoint(tmp_path / "checkpoints/step-00000004").name == "step-00000004"
-
-
-def test_loaded_model_needs_only_the_checkpoint_and_gives_the_same_numbers(tmp_path):
-    path = CheckpointManager(tmp_path).save(snapshot(1))
-    original, loaded = tiny_glow(torch.float32), load_model(path)
-    inputs = random_inputs(original.config, 4, torch.float32)
-    assert torch.equal(loaded(*inputs), original(*inputs))
-    noise = torch.randn(2, original.num_dims)
-    assert torch.equal(loaded.sample(noise, 0.7), original.sample(noise, 0.7))
-
-
-def test_damaged_checkpoints_are_clear_errors(tmp_path):
-    path = CheckpointManager(tmp_path).save(snapshot(1))
-    weights = path / "ema.safetensors"
-    data = weights.read_bytes()
-    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"ema\.safetensors: damaged: its checksum is not the one in state\.json"):
-        load_model(path)
-    weights.unlink()
-    with pytest.raises(ValueError, match=r"ema\.safetensors: missing from the checkpoint"):
-        load_model(path)
-    (path / "state.json").write_text("{")
-    with pytest.raises(ValueError, match=r"state\.json: not a readable checkpoint state"):
-        read_state(path)
-    (path / "config.yaml").write_text("model: {widthh: 3}")
-    with pytest.raises(
-        ValueError, match=r"config\.yaml: not a readable configuration: ModelConfig has no field widthh"
-    ):
-        load_model(path)
-    with pytest.raises(ValueError, match="no such checkpoint or run directory"):
-        find_checkpoint(tmp_path / "nothing")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no latest checkpoint there"):
-        find_checkpoint(tmp_path / "empty")
-
-
-def test_save_that_cannot_be_written_is_a_clear_error_and_leaves_no_checkpoint(tmp_path):
-    def small_files(path):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        with pytest.raises(OSError, match=r"model\.safetensors: cannot be written"):
-            CheckpointManager(path).save(snapshot(2))
-        os._exit(7)
-
-    CheckpointManager(tmp_path).save(snapshot(1))
-    child = multiprocessing.get_context("fork").Process(target=small_files, args=(tmp_path,))
-    child.start()
-    child.join()
-    assert child.exitcode == 7
-    assert [path.name for path in CheckpointManager(tmp_path).all()] == ["step-00000001"]
-
-
-def test_checkpoint_written_again_replaces_the_old_one(tmp_path):
-    manager = CheckpointManager(tmp_path)
-    manager.save(snapshot(1, 5.0))
-    path = manager.save(snapshot(1, 4.0))
-    assert read_state(path)["validation_bits_per_dim"] == 4.0
-    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
-
-
-def test_weights_of_another_model_are_refused(tmp_path):
-    model = tiny_glow(torch.float32)
-    wrong = Snapshot({"ema": model.state_dict()}, TrainRun("x", tiny_config(hidden_channels=9)), {"step": 1})
-    path = CheckpointManager(tmp_path).save(wrong)
-    with pytest.raises(ValueError, match="its weights do not fit its model"):
-        load_model(path)
-
-
-def test_config_in_a_checkpoint_cannot_run_code(tmp_path):
-    path = CheckpointManager(tmp_path).save(snapshot(1))
-    (path / "config.yaml").write_text(f"model: !!python/object/apply:os.mkdir ['{tmp_path}/made']")
-    with pytest.raises(ValueError, match="not a readable configuration"):
-        load_model(path)
-    assert not (tmp_path / "made").exists()
-
-
-def test_metrics_cut_short_by_a_kill_are_read_and_forgotten_on_resume(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a"')
-    with MetricsLog(tmp_path, start_step=1):
-        pass
-    assert read_metrics(tmp_path) == [{"step": 1, "a": 1}]
-
-
-def test_model_config_of_a_run_is_that_of_its_file(dataset, tmp_path):
-    train_stage.main(options(dataset, tmp_path / "run", "--train.num_steps", "1", "--model.coupling", "additive"))
-    assert load_model(tmp_path / "run").config == ModelConfig(
-        image_shape=(3, 8, 8), num_bits=4, num_levels=2, num_steps_per_level=2, hidden_channels=8, coupling="additive"
-    )

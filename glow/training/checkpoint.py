@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,16 @@ class CheckpointManager:
         partial.mkdir(parents=True)
         for name, tensors in snapshot.tensors.items():
             contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            path = partial / f"{name}.safetensors"
-            try:
+            with _writing(partial / f"{name}.safetensors") as path:
                 save_file(contiguous, path)
-            except SafetensorError as error:
-                raise OSError(f"{path}: cannot be written: {error}") from error
-        (partial / "config.yaml").write_text(yaml.safe_dump(config_to_dict(snapshot.config), sort_keys=False))
+        with _writing(partial / "config.yaml") as path:
+            path.write_text(yaml.safe_dump(config_to_dict(snapshot.config), sort_keys=False))
         checksums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-        (partial / "state.json").write_text(json.dumps({**snapshot.state, "sha256": checksums}, indent=1) + "\n")
+        with _writing(partial / "state.json") as path:
+            path.write_text(json.dumps({**snapshot.state, "sha256": checksums}, indent=1) + "\n")
         for path in [*partial.iterdir(), partial]:
-            _fsync(path)
+            with _writing(path):
+                _fsync(path)
         if target.exists():
             target.rename(target.with_suffix(".old.partial"))
         partial.rename(target)
@@ -290,7 +291,7 @@ def check_same_run(checkpoint: Path, new: TrainRun, data_sha256: str) -> None:
 def changed_options(checkpoint: Path, new: TrainRun) -> list[str]:
     """Describe every option that differs from those a checkpoint was written with, but for where the run lies."""
     before, now = _flat(config_to_dict(read_config(checkpoint))), _flat(config_to_dict(new))
-    incidental = ("output", "data.path", "data.num_workers", "time_limit")
+    incidental = ("output", "data.path", "data.num_workers", "time_limit", "num_processes")
     return [
         f"{name} {now[name]} (was {before[name]})"
         for name in now
@@ -332,6 +333,15 @@ def _step_of(checkpoint: Path) -> int:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Name the file in the error of a write: what says that a disk is full does not."""
+    try:
+        yield path
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error
 
 
 def _fsync(path: Path) -> None:

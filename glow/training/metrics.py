@@ -7,7 +7,9 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ class MetricsLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept if start_step))
+        with self._writing():
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept if start_step))
         partial.replace(self.path)
         self._file = self.path.open("a", buffering=1)
         # purge_step hides what an interrupted run wrote beyond the checkpoint it resumes from.
@@ -40,22 +43,40 @@ class MetricsLog:
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Write numbers to both places, images (uint8 ``[H, W, 3]``) to TensorBoard alone, texts to the file alone."""
         line = {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}
-        self._file.write(json.dumps({"step": step, **line}) + "\n")
-        for key, value in values.items():
-            if isinstance(value, np.ndarray):
-                self._board.add_image(key, value, step, dataformats="HWC")
-            elif not isinstance(value, list):
-                self._board.add_scalar(key, value, step)
-        self._board.flush()
+        with self._writing():
+            self._file.write(json.dumps({"step": step, **line}) + "\n")
+            for key, value in values.items():
+                if isinstance(value, np.ndarray):
+                    self._board.add_image(key, value, step, dataformats="HWC")
+                elif not isinstance(value, list):
+                    self._board.add_scalar(key, value, step)
+            self._board.flush()
 
     def __enter__(self) -> MetricsLog:
-        """Return the log itself."""
+        """Keep TensorBoard's thread from printing a traceback of an error that ``write`` raises too."""
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._on_thread_error
         return self
 
     def __exit__(self, *error: object) -> None:
         """Close both."""
-        self._file.close()
-        self._board.close()
+        with ExitStack() as stack:
+            stack.callback(setattr, threading, "excepthook", self._excepthook)
+            stack.enter_context(self._writing())
+            stack.callback(self._board.close)
+            stack.callback(self._file.close)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"{self.path.parent}: metrics cannot be written: {error}") from error
+
+    def _on_thread_error(self, error: threading.ExceptHookArgs) -> None:
+        is_boards = type(error.thread).__module__ == "tensorboard.summary.writer.event_file_writer"
+        if not (is_boards and issubclass(error.exc_type, OSError)):
+            self._excepthook(error)
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:

@@ -157,9 +157,10 @@ class Trainer:
                 is_best = score is not None and score < self.best
                 if last or reason or is_best or self.step % train.checkpoint_every == 0:
                     self._save(saver, score)
-        self.accelerator.wait_for_everyone()
+        # Before the others may go: a launcher that ends first can have this process killed.
         if reason and self.step < train.num_steps and is_main:
             record_stop(self.run.output, self.step, reason)
+        self.accelerator.wait_for_everyone()
 
     @property
     def lr(self) -> float:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A real SLURM on this machine for the tests, as root: a controller and two nodes, each in namespaces of its own.
+# A real SLURM on this machine for the tests, as root: a controller and three nodes, each in namespaces of its own.
 #   cluster.sh up DIR     start; DIR/bin holds sbatch, squeue ... that talk to it
 #   cluster.sh down DIR   end every process of it and remove DIR
 # All processes descend from the init of one PID namespace, so that ending that one ends all. Nodes see the file system of
@@ -7,7 +7,7 @@
 set -euo pipefail
 self=$(readlink -f "${BASH_SOURCE[0]}")
 dir=$(readlink -m "${2:?usage: cluster.sh up|down DIR}")
-nodes=2 net=10.77.3 freezer=/sys/fs/cgroup/freezer
+nodes=3 net=10.77.3 freezer=/sys/fs/cgroup/freezer
 group=$freezer/glow-slurm-$(basename "$dir")
 export PATH=$PATH:/usr/sbin:/sbin SLURM_CONF=$dir/slurm.conf
 
@@ -19,11 +19,11 @@ is_up() { [[ -s $dir/pid ]] && read -r pid since <"$dir/pid" && [[ $(started "$p
 
 install_slurm() {
   local guard=/usr/sbin/policy-rc.d made=''
-  type -P slurmctld slurmd sbatch munged ip >/dev/null && return
+  type -P slurmctld slurmd sbatch munged ip pgrep >/dev/null && return
   type -P apt-get >/dev/null || fail "SLURM is not installed, and there is no apt-get to install it"
   [[ -e $guard ]] || { printf '#!/bin/sh\nexit 101\n' >$guard && chmod 755 $guard && made=1; }   # start no services
   { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -yq install --no-install-recommends \
-      slurmctld slurmd slurm-client munge iproute2; } >"$dir/log/apt.log" 2>&1 </dev/null ||
+      slurmctld slurmd slurm-client munge iproute2 procps; } >"$dir/log/apt.log" 2>&1 </dev/null ||
     { [[ -z $made ]] || rm $guard; fail "SLURM cannot be installed: $(tail -n 1 "$dir/log/apt.log")"; }
   [[ -z $made ]] || rm $guard
 }
@@ -58,6 +58,8 @@ AccountingStorageType=accounting_storage/none
 MinJobAge=86400
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
@@ -65,7 +67,10 @@ ReturnToService=2
 KillWait=20
 NodeName=DEFAULT Sockets=1 CoresPerSocket=8 ThreadsPerCore=1
 $(for ((i = 1; i <= nodes; i++)); do echo "NodeName=node$i NodeAddr=$net.$i"; done)
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10
+PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE DefaultTime=10
+# Its jobs have 60 s to end when one of the other partition wants their nodes.
+PartitionName=main Default=YES PriorityTier=1 GraceTime=60
+PartitionName=urgent PriorityTier=2
 CONF
 }
 
@@ -87,7 +92,7 @@ up() {
     chmod 755 "$dir/bin/$name"
   done
   for ((i = 0; i < 150; i++)); do
-    [[ $("$dir/bin/sinfo" -h -N -o %T 2>/dev/null | grep -cx idle) != "$nodes" ]] || return 0
+    [[ $("$dir/bin/sinfo" -h -N -p main -o %T 2>/dev/null | grep -cx idle) != "$nodes" ]] || return 0
     is_up || break
     sleep 0.2
   done
@@ -132,8 +137,8 @@ node() { # the init of a node's PID namespace
 down() {
   local init
   if is_up; then
-    init=$(ps -o pid= --ppid "$pid") || true
-    kill -KILL ${init:-$pid}   # the kernel ends all others of the namespace before this one is gone
+    init=$(pgrep --parent "$pid") || true
+    kill -KILL "${init:-$pid}"   # the kernel ends all others of the namespace before this one is gone
     for ((i = 0; i < 100; i++)); do is_up || break; sleep 0.1; done
     ! is_up || fail "process $pid does not end"
   fi
