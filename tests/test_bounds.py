@@ -34,12 +34,12 @@ def test_variational_dequantisation_begins_as_the_uniform_one():
 
 def test_density_of_variational_noise_is_that_of_its_map():
     dequantizer = initialized_dequantizer()
-    perturb(dequantizer, 0.05)
+    perturb(dequantizer, 0.02)
     images, noise = random_inputs(tiny_config(), 2)
     centres = images.double() / 256 - 0.5
     u, entropy = dequantizer(centres, noise)
     assert ((u > 0) & (u < 1)).all()
-    assert (u - noise).abs().max() > 0.01
+    assert (u - noise).abs().max() > 0.003
     jacobian = torch.autograd.functional.jacobian(
         lambda v: dequantizer(centres[:1], v.view(1, 3, 8, 8))[0].flatten(), noise[:1].flatten()
     )
