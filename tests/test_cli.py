@@ -47,9 +47,10 @@ def test_commands_of_the_readme_are_understood():
     text = Path("README.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
+    classes["import_checkpoint"] = ImportRun
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
-        parse_config(classes[stage], shlex.split(arguments), stage)
+        parse_config(classes[stage], shlex.split(arguments), stage, positional=stage == "import_checkpoint")
 
 
 def test_options_override_files_and_earlier_options(tmp_path):
@@ -98,7 +99,7 @@ def test_list_options_may_be_repeated():
         (TrainRun, [], r"required: output"),
         (TrainRun, ["--config", "none.yaml"], r"File does not exist: '.*none\.yaml'"),
         (SampleRun, ["--checkpoint", "r", "--num_images", "0"], r"num_images: 0 is not allowed; 1 or more is"),
-        (EvaluateRun, ["--checkpoint", "r"], r"required: data"),
+        (EvaluateRun, ImportRun, ["--checkpoint", "r"], r"required: data"),
         (PrepareRun, ["--source", "a", "--output", "b", "--shard_size", "0"], r"shard_size: 0 is not allowed"),
     ],
 )
@@ -123,7 +124,7 @@ def test_section_that_is_no_mapping_is_an_error_of_one_line(tmp_path):
 
 
 def test_config_from_dict_checks_choices():
-    with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; affine, additive are"):
+    with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; affine, additive, mixture are"):
         config_from_dict(ModelConfig, {"coupling": "foo"})
     assert config_from_dict(TrainConfig, {"mixed_precision": None}).mixed_precision is None
     with pytest.raises(ValueError, match="mixed_precision: 'fp8' is not allowed; no, bf16 are"):
