@@ -14,6 +14,7 @@ from glow.config import (
     DataConfig,
     DemoRun,
     EvaluateRun,
+    ImportRun,
     ModelConfig,
     PrepareRun,
     SampleRun,
