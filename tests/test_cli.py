@@ -100,7 +100,7 @@ def test_list_options_may_be_repeated():
         (TrainRun, [], r"required: output"),
         (TrainRun, ["--config", "none.yaml"], r"File does not exist: '.*none\.yaml'"),
         (SampleRun, ["--checkpoint", "r", "--num_images", "0"], r"num_images: 0 is not allowed; 1 or more is"),
-        (EvaluateRun, ImportRun, ["--checkpoint", "r"], r"required: data"),
+        (EvaluateRun, ["--checkpoint", "r"], r"required: data"),
         (PrepareRun, ["--source", "a", "--output", "b", "--shard_size", "0"], r"shard_size: 0 is not allowed"),
     ],
 )
