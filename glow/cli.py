@@ -16,18 +16,18 @@ Config = TypeVar("Config")
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str) -> Config:
+def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str, positional: bool = False) -> Config:
     """Build the configuration ``cls`` from command-line arguments (None: those of the process).
 
     ``--config FILE.yaml`` may come first; options after it override it. A field that is a list may be given several
-    times, or once as a YAML list.
+    times, or once as a YAML list. With ``positional``, fields without a default are given without their names.
 
     Raises:
         ValueError: for an unknown key, a wrong type or an impossible value; names the field.
     """
     parser = ArgumentParser(prog=f"python -m pipelines.{stage}", description=cls.__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of the options below.")
-    parser.add_class_arguments(cls)
+    parser.add_class_arguments(cls, as_positional=positional)
     arguments = list(sys.argv[1:] if argv is None else argv)
     hints = typing.get_type_hints(cls)
     for name, annotation in hints.items():

@@ -34,10 +34,41 @@ class ModelConfig:
     """The paper's K: flow steps (ActNorm, 1x1 convolution, coupling) in each level."""
     hidden_channels: int = 512
     """Width of the coupling networks."""
-    coupling: Literal["affine", "additive"] = "affine"
-    """Map of the coupling layers."""
-    permutation: Literal["lu", "plain"] = "lu"
-    """Parametrisation of the invertible 1x1 convolutions: LU-decomposed, or the plain matrix."""
+    coupling: Literal["affine", "additive", "mixture"] = "affine"
+    """Map of the coupling layers; mixture is the mixture-of-logistics CDF of Flow++."""
+    mask: Literal["channels", "checkerboard"] = "channels"
+    """What a coupling changes: the second half of the channels, or every other pixel, the others in the next step."""
+    scale: Literal["sigmoid", "exp", "tanh"] | None = None
+    """Scale of affine couplings: sigmoid(h + 2), exp(h), or exp(2 tanh(h / 2)). Default: sigmoid."""
+    num_mixtures: int | None = None
+    """Logistics in each mixture of mixture couplings. Default: 8."""
+    permutation: Literal["lu", "plain", "orthogonal", "reverse", "shuffle"] = "lu"
+    """What mixes the channels: an invertible 1x1 convolution (LU-decomposed, the plain matrix, or a rotation), or, for
+    comparison, a fixed permutation."""
+    network: Literal["conv", "gated"] = "conv"
+    """Coupling network: the three convolutions of Glow, or the gated convolutions and attention of Flow++."""
+    num_network_blocks: int | None = None
+    """Blocks of gated networks. Default: 2."""
+    network_actnorm: bool = True
+    """ActNorm in the hidden layers of conv networks; without, they have biases."""
+    network_padding: Literal["zeros", "indicator", "ones"] = "zeros"
+    """Border that convolutions of conv networks and of priors see: zeros; zeros and a channel that tells them from the
+    image (the paper's code); or ones in the last convolution of a network and in priors (rosinality's code)."""
+    split_prior: Literal["learned", "standard"] = "learned"
+    """Prior of what a split factors out: Gaussian, given what stays, or standard normal."""
+    top_prior: Literal["learned", "border", "standard"] = "learned"
+    """Prior of the last level: a mean and scale a channel; others at the border (the codes with another
+    network_padding); or standard normal."""
+    class_conditional: bool = False
+    """Condition coupling networks and learned priors on the class of the image."""
+    num_classes: int | None = None
+    """Classes of a class_conditional model. Default: those of the training data."""
+    dequantization: Literal["uniform", "variational"] = "uniform"
+    """Noise that makes levels continuous: uniform, or, for a tighter bound, of a learned flow given the image."""
+    dequantization_steps: int | None = None
+    """Coupling layers of variational dequantisation. Default: 4."""
+    dequantization_channels: int | None = None
+    """Width of its networks. Default: hidden_channels."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
@@ -62,6 +93,39 @@ class ModelConfig:
                 f"height and width must be divisible by 2^num_levels = {factor}: prepare the data with another "
                 "--size or lower model.num_levels",
             )
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        """Refuse parts that cannot go together."""
+        for name, owner, wanted in (
+            ("scale", "coupling", "affine"),
+            ("num_mixtures", "coupling", "mixture"),
+            ("num_network_blocks", "network", "gated"),
+            ("num_classes", "class_conditional", True),
+            ("dequantization_steps", "dequantization", "variational"),
+            ("dequantization_channels", "dequantization", "variational"),
+        ):
+            value = getattr(self, name)
+            allowed = f"it belongs to model.{owner} {str(wanted).lower()}: leave it out"
+            require(value is None or getattr(self, owner) == wanted, f"model.{name}", value, allowed)
+            if value is not None and name != "scale":
+                require(value >= 1, f"model.{name}", value, "1 or more is")
+        if self.network == "gated":
+            allowed = "gated networks have none: only true is"
+            require(self.network_actnorm, "model.network_actnorm", self.network_actnorm, allowed)
+            allowed = "gated networks see zeros: only zeros is"
+            require(self.network_padding == "zeros", "model.network_padding", self.network_padding, allowed)
+            allowed = "gated networks need a multiple of 4, the number of attention heads"
+            widths = {"hidden_channels": self.hidden_channels, "dequantization_channels": self.dequantization_channels}
+            for name, width in widths.items():
+                require(width is None or width % 4 == 0, f"model.{name}", width, allowed)
+        if self.top_prior == "border":
+            allowed = "with network_padding zeros it is the same as learned"
+            require(self.network_padding != "zeros", "model.top_prior", self.top_prior, allowed)
+        if self.image_shape is not None and self.mask == "checkerboard":
+            width = self.image_shape[2]
+            allowed = f"the last level would have an odd width, {width >> self.num_levels}: lower model.num_levels"
+            require(width % 2 ** (self.num_levels + 1) == 0, "model.mask", self.mask, allowed)
 
 
 @dataclass(frozen=True)
@@ -267,6 +331,8 @@ class SampleRun(CheckpointChoice):
     """Images drawn at a time; the images do not depend on it."""
     output: str | None = None
     """Directory to write. Default: samples/step-N in the run directory."""
+    label: int | None = None
+    """Class of all images, by its number, of a class_conditional model. Default: the classes in turn, one row each."""
     save_images: bool = False
     """Write every image as a PNG of its own too."""
     save_grids: bool = True
@@ -288,6 +354,7 @@ class SampleRun(CheckpointChoice):
         require(self.first_index >= 0, "first_index", self.first_index, "0 or more is")
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
+        require(self.label is None or self.label >= 0, "label", self.label, "0 or more is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,8 +367,14 @@ class EvaluateRun(CheckpointChoice):
     """Split to measure."""
     batch_size: int = 64
     """Images read and held at a time; the figures do not depend on it."""
+    bound: Literal["elbo", "iwbo"] = "elbo"
+    """Lower bound of the log-likelihood: the mean over the dequantisation draws, or the importance-weighted bound,
+    which is the tighter the more draws there are."""
     num_noise_samples: int = 1
-    """Dequantisation draws an image; their mean log-likelihood is a lower bound (elbo) whatever their number."""
+    """Dequantisation draws an image."""
+    classes: bool = True
+    """Under a class_conditional model, measure every image given each class too: p(class | image), accuracy, and the
+    bits/dim without the label. Takes as many times as long as there are classes."""
     seed: int = 0
     """Seed of the dequantisation noise, which depends on (seed, key of the image)."""
     baselines: bool = True
@@ -314,6 +387,27 @@ class EvaluateRun(CheckpointChoice):
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
         require(self.num_noise_samples >= 1, "num_noise_samples", self.num_noise_samples, "1 or more is")
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
+
+
+@dataclass(frozen=True)
+class ImportRun:
+    """Turn a model that another program trained into a checkpoint that sample and evaluate take."""
+
+    path: str
+    """File with the state dict of the model, as torch.save wrote it."""
+    format: Literal["rosinality"] = "rosinality"
+    """Program that wrote it: github.com/rosinality/glow-pytorch."""
+    image_size: int = 64
+    """Height and width of the images that the model is for; the file does not tell."""
+    num_bits: int = 5
+    """Bits a channel that the model is for; the file does not tell."""
+    output: str | None = None
+    """Run directory to write. Default: runs/ and the name of the file."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(1 <= self.num_bits <= 8, "num_bits", self.num_bits, "1 to 8 are")
+        require(self.image_size >= 1, "image_size", self.image_size, "1 or more is")
 
 
 @dataclass(frozen=True)

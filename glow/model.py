@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijectors.actnorm import ActNorm
-from glow.bijectors.base import Bijector, Composition, sum_per_example
-from glow.bijectors.conv1x1 import CONV1X1
-from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling
-from glow.bijectors.split import SplitPrior, TopPrior
+from glow.bijectors.base import Bijector, sum_per_example
 from glow.bijectors.squeeze import Squeeze
 from glow.config import ModelConfig
+from glow.dequantization import VariationalDequantizer
 from glow.images import dequantize, log_volume, quantize
-from glow.nets import CouplingNet
+from glow.steps import class_channels, flow_step, split_prior, top_prior
 
 
 class Unit(nn.Module):
@@ -57,10 +55,11 @@ class Glow(nn.Module):
     """Multiscale Glow over discrete images.
 
     ``chain`` is flat: for each level a squeeze, K steps and a split, the last level ending in the prior instead.
-    Parameter names depend on the config alone.
+    Parameter names depend on the config alone. ``labels`` are classes, int64 ``[N]``: a class-conditional model needs
+    them, another one takes None alone.
 
     Raises:
-        ValueError: when the config has no image shape.
+        ValueError: when the config has no image shape, or no number of classes where it needs one.
 
     Source: Kingma & Dhariwal 2018, figure 2.
     """
@@ -80,29 +79,32 @@ class Glow(nn.Module):
         for level in range(config.num_levels):
             channels, height, width = 4 * channels, height // 2, width // 2
             units.append(Unit(Squeeze()))
-            units.extend(Unit(_step(channels, config)) for _ in range(config.num_steps_per_level))
+            shape = (channels, height, width)
+            units.extend(Unit(flow_step(shape, index, config)) for index in range(config.num_steps_per_level))
             is_last = level == config.num_levels - 1
             num_latent = channels if is_last else channels // 2
-            units.append(Unit(TopPrior(channels) if is_last else SplitPrior(channels), num_latent))
+            units.append(Unit(top_prior(channels, config) if is_last else split_prior(channels, config), num_latent))
             self.latent_shapes.append((num_latent, height, width))
             channels -= num_latent
         self.chain = nn.ModuleList(units)  # type: ignore[assignment]
+        self.num_classes = class_channels(config)
+        self.dequantizer = VariationalDequantizer(config) if config.dequantization == "variational" else None
 
-    def forward(self, images: Tensor, noise: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the log-probability of discrete images, ``[N]``, in nats: a sample of the dequantisation bound.
 
         Args:
             images: uint8 ``[N, C, H, W]``.
             noise: In (0, 1), same shape; its dtype (that of the parameters) is the precision of state and result.
-            context: What the flow is conditioned on.
+            labels: Classes, or None.
         """
-        return self.cumulative_log_prob(images, noise, context)[-1]
+        return self.cumulative_log_prob(images, noise, labels)[-1]
 
-    def cumulative_log_prob(self, images: Tensor, noise: Tensor, context: Tensor | None = None) -> list[Tensor]:
+    def cumulative_log_prob(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> list[Tensor]:
         """Return the running log-probability ``[N]`` after dequantisation and after each level: L + 1 tensors."""
         with torch.autocast(images.device.type, enabled=False):
-            x = self.dequantize(images, noise)
-            log_prob = x.new_full((len(x),), log_volume(self.num_dims, self.config.num_bits))
+            x, log_prob = self.dequantize(images, noise)
+            context = self.context(labels, x)
             cumulative = [log_prob]
             for unit in self.chain:
                 x, log_prob = unit(x, log_prob, context)
@@ -110,8 +112,10 @@ class Glow(nn.Module):
                     cumulative.append(log_prob)
             return cumulative
 
-    def dequantize(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Return the point ``[N, C, H, W]`` in data space that images and noise stand for.
+    def dequantize(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the point ``[N, C, H, W]`` in data space that images and noise stand for, and what it adds ``[N]``.
+
+        That is the log of the volume of a cell of the data grid, less the log-density of the noise within it.
 
         Raises:
             ValueError: for images of another shape or dtype.
@@ -121,14 +125,36 @@ class Glow(nn.Module):
                 f"images {list(images.shape)} and noise {list(noise.shape)} must both be [N, C, H, W] with "
                 f"[C, H, W] = {list(self.image_shape)}"
             )
-        return dequantize(images, noise, self.config.num_bits)
+        bits = self.config.num_bits
+        log_prob = noise.new_full((len(noise),), log_volume(self.num_dims, bits))
+        if self.dequantizer is not None:
+            centres = dequantize(images, torch.full_like(noise, 0.5), bits)
+            noise, entropy = self.dequantizer(centres, noise)
+            log_prob = log_prob + entropy
+        return dequantize(images, noise, bits), log_prob
 
-    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+    def context(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
+        """Return labels as what the chain is conditioned on: one-hot ``[N, classes, 1, 1]`` of the dtype of ``x``.
+
+        Raises:
+            ValueError: when a class-conditional model gets no labels, or another one does.
+        """
+        if (labels is None) == (self.num_classes > 0):
+            raise ValueError(
+                "this model is class_conditional and needs labels"
+                if self.num_classes
+                else "this model is not class_conditional and takes no labels"
+            )
+        if labels is None:
+            return None
+        return nn.functional.one_hot(labels, self.num_classes).to(x.dtype)[:, :, None, None]
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Return the latents and the logdet ``[N]``.
 
         There is one latent tensor a level, shallowest first, each N(0, I) under the model.
         """
-        latents, total = [], x.new_zeros(len(x))
+        latents, total, context = [], x.new_zeros(len(x)), self.context(labels, x)
         with torch.autocast(x.device.type, enabled=False):
             for unit in self.chain:
                 x, latent, logdet = unit.encode(x, context)
@@ -137,25 +163,26 @@ class Glow(nn.Module):
                     latents.append(latent)
         return latents, total
 
-    def decode(self, latents: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
+    def decode(self, latents: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Return the point in data space ``[N, C, H, W]`` that ``encode`` maps to ``latents``; nothing is rescaled."""
         remaining = list(latents)
         x = remaining[-1][:, :0]
+        context = self.context(labels, x)
         with torch.autocast(x.device.type, enabled=False):
             for unit in reversed(self.chain):
                 x = unit.decode(x, remaining.pop() if unit.num_latent_channels else None, context)
         return x
 
-    def sample(self, noise: Tensor, temperature: float | Sequence[float], context: Tensor | None = None) -> Tensor:
+    def sample(self, noise: Tensor, temperature: float | Sequence[float], labels: Tensor | None = None) -> Tensor:
         """Return the uint8 images ``[N, C, H, W]`` of standard normal noise ``[N, C*H*W]`` times the temperature.
 
         Args:
             noise: One row an image; it is cut into the latents of the levels, shallowest first.
             temperature: One number, or one a level, shallowest first. 0 is deterministic. For affine couplings this
                 is not sampling from p(x)^(1/T^2), which would need the normaliser of that density.
-            context: What the flow is conditioned on.
+            labels: Classes, or None.
         """
-        return quantize(self.decode(self.scale_noise(noise, temperature), context), self.config.num_bits)
+        return quantize(self.decode(self.scale_noise(noise, temperature), labels), self.config.num_bits)
 
     def scale_noise(self, noise: Tensor, temperature: float | Sequence[float]) -> list[Tensor]:
         """Cut standard normal noise ``[N, C*H*W]`` into latents, one tensor a level, times the temperature."""
@@ -167,13 +194,13 @@ class Glow(nn.Module):
         return [scale * part.reshape(-1, *shape) for part, shape, scale in scaled]
 
     @torch.no_grad()
-    def initialize(self, images: Tensor, noise: Tensor, context: Tensor | None = None) -> None:
+    def initialize(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> None:
         """Set all ActNorms from a batch, over the batches of all processes (a collective). Call it before wrapping."""
         for name, module in self.named_modules():
             if isinstance(module, ActNorm):
                 module.begin_initialization(name)
         try:
-            self(images, noise, context)
+            self(images, noise, labels)
         finally:
             for module in self.modules():
                 if isinstance(module, ActNorm):
@@ -183,13 +210,3 @@ class Glow(nn.Module):
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """Return the log-density of N(0, I), ``[N, ...] -> [N]``, in nats."""
     return -0.5 * (sum_per_example(z.square()) + math.prod(z.shape[1:]) * math.log(2 * math.pi))
-
-
-def _step(num_channels: int, config: ModelConfig) -> Composition:
-    """Build one flow step (Kingma & Dhariwal 2018, table 1): ActNorm, invertible 1x1 convolution, coupling."""
-    half = num_channels // 2
-    if config.coupling == "affine":
-        coupling: Bijector = AffineCoupling(CouplingNet(half, config.hidden_channels, 2 * half))
-    else:
-        coupling = AdditiveCoupling(CouplingNet(half, config.hidden_channels, half))
-    return Composition(ActNorm(num_channels), CONV1X1[config.permutation](num_channels), coupling)

@@ -8,26 +8,41 @@ from torch.nn import functional as F
 
 from glow.bijectors.actnorm import ActNorm
 
+PADDINGS = ("zeros", "indicator", "ones")
+
 
 class NormalizedConv2d(nn.Module):
     """A convolution without bias, then ActNorm; weights are drawn from N(0, 0.05^2).
 
     The scale and bias of the ActNorm are folded into the convolution, which spares a pass over its output.
+
+    Args:
+        in_channels: Of the input.
+        out_channels: Of the output.
+        kernel_size: 1 or 3.
+        actnorm: False: a bias, 0 at first, takes the place of the ActNorm.
+        padding: See ``pad``.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, actnorm: bool = True, padding: str = "zeros"
+    ) -> None:
         super().__init__()
+        self.padding = padding if kernel_size > 1 else "zeros"
+        in_channels += self.padding == "indicator"
         self.weight = nn.Parameter(0.05 * torch.randn(out_channels, in_channels, kernel_size, kernel_size))
-        self.actnorm = ActNorm(out_channels)
-        self.padding = kernel_size // 2
+        self.actnorm = ActNorm(out_channels) if actnorm else None
+        self.bias = None if actnorm else nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``."""
+        if self.actnorm is None:
+            return padded_conv2d(x, self.weight, self.bias, self.padding)
         if self.actnorm.pending_name is not None or not self.actnorm.is_initialized:
-            return self.actnorm.normalize(F.conv2d(x, self.weight, padding=self.padding))
+            return self.actnorm.normalize(padded_conv2d(x, self.weight, None, self.padding))
         scale = self.actnorm.log_scale.exp()
         weight = self.weight * scale[:, None, None, None]
-        return F.conv2d(x, weight, self.actnorm.bias * scale, padding=self.padding)
+        return padded_conv2d(x, weight, self.actnorm.bias * scale, self.padding)
 
 
 class ZeroConv2d(nn.Module):
@@ -36,8 +51,10 @@ class ZeroConv2d(nn.Module):
     Source: Kingma & Dhariwal 2018, section 3.3 and the authors' code.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, padding: str = "zeros") -> None:
         super().__init__()
+        self.padding = padding
+        in_channels += padding == "indicator"
         self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.log_scale = nn.Parameter(torch.zeros(out_channels))
@@ -45,7 +62,7 @@ class ZeroConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``."""
         scale = (3 * self.log_scale).exp()
-        return F.conv2d(x, self.weight * scale[:, None, None, None], self.bias * scale, padding=1)
+        return padded_conv2d(x, self.weight * scale[:, None, None, None], self.bias * scale, self.padding)
 
 
 class CouplingNet(nn.Module):
@@ -54,20 +71,80 @@ class CouplingNet(nn.Module):
     ``compute_dtype`` is the precision that the convolutions run in under autocast (None: that of the input); the
     result always has the dtype of the input.
 
+    Args:
+        in_channels: Of the input.
+        hidden_channels: Of both hidden layers.
+        out_channels: Of the output.
+        context_channels: Of the context, which is added to the first hidden layer by a 1x1 convolution. 0: none.
+        actnorm: Whether the hidden layers are normalised.
+        padding: See ``pad``; ones, for the last convolution alone.
+
     Source: Kingma & Dhariwal 2018, section 3.3 and appendix B.
     """
 
-    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        context_channels: int = 0,
+        actnorm: bool = True,
+        padding: str = "zeros",
+    ) -> None:
         super().__init__()
-        self.conv1 = NormalizedConv2d(in_channels, hidden_channels, 3)
-        self.conv2 = NormalizedConv2d(hidden_channels, hidden_channels, 1)
-        self.conv3 = ZeroConv2d(hidden_channels, out_channels)
+        first = "zeros" if padding == "ones" else padding
+        self.conv1 = NormalizedConv2d(in_channels, hidden_channels, 3, actnorm=actnorm, padding=first)
+        self.conv2 = NormalizedConv2d(hidden_channels, hidden_channels, 1, actnorm=actnorm)
+        self.conv3 = ZeroConv2d(hidden_channels, out_channels, padding)
+        self.context = ContextConv2d(context_channels, hidden_channels) if context_channels else None
         self.compute_dtype: torch.dtype | None = None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``."""
         dtype = self.compute_dtype
         with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            hidden = F.relu(self.conv1(x))
-            hidden = F.relu(self.conv2(hidden))
+            hidden = self.conv1(x)
+            if self.context is not None:
+                hidden = hidden + self.context(context)
+            hidden = F.relu(self.conv2(F.relu(hidden)))
             return self.conv3(hidden).to(x.dtype)
+
+
+class ContextConv2d(nn.Module):
+    """A 1x1 convolution of the context, ``[N, C, 1, 1]`` or ``[N, C, H, W]``, without bias and 0 at first."""
+
+    def __init__(self, context_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_channels, context_channels, 1, 1))
+
+    def forward(self, context: Tensor | None) -> Tensor:
+        """Map the context.
+
+        Raises:
+            ValueError: when there is none.
+        """
+        if context is None:
+            raise ValueError("this model is conditional: it needs labels")
+        return F.conv2d(context, self.weight)
+
+
+def padded_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: str) -> Tensor:
+    """Convolve ``[N, C, H, W]``, keeping height and width; a 3x3 kernel sees a border of the kind ``padding``."""
+    if padding == "zeros":
+        return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
+    return F.conv2d(pad(x, padding), weight, bias)
+
+
+def pad(x: Tensor, padding: str) -> Tensor:
+    """Add a border of one pixel.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        padding: ``ones``: the border is 1. ``indicator``: it is 0, and a further channel, 0 inside, is 1 there (the
+            authors' code of Kingma & Dhariwal 2018).
+    """
+    if padding == "ones":
+        return F.pad(x, (1, 1, 1, 1), value=1.0)
+    indicator = F.pad(x.new_zeros(1, 1, *x.shape[2:]), (1, 1, 1, 1), value=1.0)
+    return torch.cat([F.pad(x, (1, 1, 1, 1)), indicator.expand(len(x), -1, -1, -1)], dim=1)

@@ -18,7 +18,7 @@ from glow.config import EvaluateRun
 from glow.data.loader import Batch, Share, eval_batches
 from glow.data.reader import SplitReader
 from glow.evaluation.baselines import MAX_GAUSSIAN_DIMS, GaussianBaseline, HistogramBaseline
-from glow.evaluation.likelihood import ImageScore, round_trip_error, score_split
+from glow.evaluation.likelihood import Bound, ImageScore, round_trip_error, score_split
 from glow.evaluation.report import Baseline, Evaluation, extreme_scores, write_report
 from glow.groups import group_size
 from glow.model import Glow
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     use_exact_float32()
     model.to(accelerator.device)
     share = Share(accelerator.process_index, accelerator.num_processes)
-    scored = score_split(model, reader, config.batch_size, config.num_noise_samples, config.seed, share)
+    bound = Bound(config.bound, config.num_noise_samples, config.seed, config.classes)
+    scored = score_split(model, reader, config.batch_size, bound, share)
     total = len(share.slots(len(reader)))
     disable = None if accelerator.is_main_process else True
     scores: list[ImageScore] = gather_object(list(tqdm(scored, "scoring", total, unit="image", disable=disable)))
@@ -75,7 +76,9 @@ def report(
     facts = {
         "num_dims": model.num_dims,
         "num_bits": model.config.num_bits,
-        "bound": "elbo",
+        "class_conditional": model.config.class_conditional,
+        "dequantization": model.config.dequantization,
+        "bound": config.bound,
         "num_noise_samples": config.num_noise_samples,
         "seed": config.seed,
         "dataset": {

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from glow.cli import parse_config, run_stage
 from glow.config import SampleRun
 from glow.precision import use_exact_float32
-from glow.sampling import image_grid, sample_images
-from glow.training.checkpoint import find_checkpoint, load_model, read_state, run_directory
+from glow.sampling import Draw, image_grid, sample_images
+from glow.training.checkpoint import find_checkpoint, load_model, read_config, read_state, run_directory
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -34,16 +34,19 @@ def main(argv: Sequence[str] | None = None) -> Path:
         # samples.json vouches for the grids: it goes first and comes last.
         for earlier in [output / "samples.json", *output.glob("grid-t*.png")]:
             earlier.unlink(missing_ok=True)
+    model = read_config(checkpoint).model
+    rows = model.num_classes or 0 if config.label is None else 0
     for temperature, images in merge(config, checkpoint, output) if config.merge else draw(config, checkpoint):
         if config.save_images and not config.merge:
             write_images(images, temperature, config, checkpoint, output)
         if config.save_grids:
-            Image.fromarray(image_grid(images)).save(output / f"grid-t{temperature:.2f}.png")
+            Image.fromarray(image_grid(images, rows)).save(output / f"grid-t{temperature:.2f}.png")
     if config.save_grids:
         description = {
             "checkpoint": {"path": str(checkpoint), "step": step},
             "weights": config.weights,
             "seed": config.seed,
+            "label": config.label,
             "temperatures": config.temperatures,
             "first_index": config.first_index,
             "num_images": config.num_images,
@@ -62,7 +65,8 @@ def draw(config: SampleRun, checkpoint: Path) -> Iterator[tuple[float, Tensor]]:
     with tqdm(total=config.num_images * len(config.temperatures), unit="image", disable=None) as bar:
         for temperature in config.temperatures:
             batches = []
-            for batch in sample_images(model, image_indices(config), temperature, config.seed, config.batch_size):
+            drawn = Draw(config.seed, config.label)
+            for batch in sample_images(model, image_indices(config), temperature, drawn, config.batch_size):
                 batches.append(batch)
                 bar.update(len(batch))
             yield temperature, torch.cat(batches)
@@ -117,7 +121,8 @@ def describe_origin(config: SampleRun, checkpoint: Path, temperature: float) -> 
     """Return what all images of one temperature have in common, whichever process draws them."""
     weights = "ema" if config.weights == "ema" else "model"
     digest = read_state(checkpoint)["sha256"][f"{weights}.safetensors"]
-    return json.dumps({"checkpoint": digest, "seed": config.seed, "temperature": temperature})
+    origin = {"checkpoint": digest, "seed": config.seed, "label": config.label, "temperature": temperature}
+    return json.dumps(origin)
 
 
 if __name__ == "__main__":

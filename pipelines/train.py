@@ -25,7 +25,7 @@ from glow.groups import group_size
 from glow.locking import locked
 from glow.model import Glow
 from glow.precision import set_compute_dtype, use_exact_float32
-from glow.sampling import image_grid, sample_images
+from glow.sampling import Draw, image_grid, sample_images
 from glow.training.checkpoint import CheckpointManager, changed_options, check_same_run, read_state
 from glow.training.metrics import write_environment
 from glow.training.stop import StopRequest, forget_stop
@@ -60,7 +60,11 @@ def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> 
         return
     images_seen = read_state(latest)["images_seen"] if latest else 0
     share = Share(accelerator.process_index, accelerator.num_processes)
-    batches = train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
+    conditional = run.model.class_conditional
+    batches = (
+        dataclasses.replace(batch, is_conditional=conditional)
+        for batch in train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
+    )
 
     if accelerator.is_main_process:
         describe(run, accelerator)
@@ -73,7 +77,7 @@ def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> 
     if latest is None:
         first = next(batches)
         model.initialize(*(value.to(accelerator.device) for value in first.inputs))
-        batches = itertools.chain([first], batches)
+        batches = itertools.chain([first], batches)  # type: ignore[assignment]
     trainer = Trainer(model, model.num_dims, run, accelerator, data)
     if latest:
         trainer.restore(latest)
@@ -88,11 +92,12 @@ def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> 
     def validation_batches() -> Iterable[TrainingBatch]:
         assert validation is not None
         size = group_size(model.image_shape)
-        return eval_batches(validation, size, run.train.seed, share, run.train.num_validation_images)
+        held_out = eval_batches(validation, size, run.train.seed, share, run.train.num_validation_images)
+        return (dataclasses.replace(batch, is_conditional=conditional) for batch in held_out)
 
     def preview() -> dict[str, float | np.ndarray]:
-        images = torch.cat(list(sample_images(model, range(36), run.train.preview_temperature, run.train.seed)))
-        shown: dict[str, float | np.ndarray] = {"samples": image_grid(images)}
+        drawn = sample_images(model, range(36), run.train.preview_temperature, Draw(run.train.seed))
+        shown: dict[str, float | np.ndarray] = {"samples": image_grid(torch.cat(list(drawn)), model.num_classes)}
         if validation:
             shown |= flow_health(model, next(eval_batches(validation, group_size(model.image_shape), run.train.seed)))
         return shown
@@ -136,10 +141,10 @@ def goes_on(latest: Path, run: TrainRun, data_sha256: str, accelerator: Accelera
 
 
 def complete(run: TrainRun) -> TrainRun:
-    """Fill in what the data decides: the shape of the images.
+    """Fill in what the data decides: the shape of the images, and the number of classes.
 
     Raises:
-        ValueError: when the config says another shape than the data set.
+        ValueError: when the config contradicts the data set.
     """
     dataset = load_dataset(run.data.path)
     shape = run.model.image_shape
@@ -149,7 +154,15 @@ def complete(run: TrainRun) -> TrainRun:
         raise ValueError(
             f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}"
         )
-    return dataclasses.replace(run, model=dataclasses.replace(run.model, image_shape=dataset.shape))
+    num_classes = None
+    if run.model.class_conditional:
+        if dataset.classes is None:
+            raise ValueError(f"model.class_conditional: true, but {run.data.path} has no labels")
+        num_classes = run.model.num_classes or len(dataset.classes)
+        if num_classes < len(dataset.classes):
+            raise ValueError(f"model.num_classes: {num_classes}, but {run.data.path} has {len(dataset.classes)}")
+    model = dataclasses.replace(run.model, image_shape=dataset.shape, num_classes=num_classes)
+    return dataclasses.replace(run, model=model)
 
 
 def build_accelerator(run: TrainRun) -> Accelerator:

@@ -82,11 +82,13 @@ def tiny_config(**changes) -> ModelConfig:
 
 
 def random_inputs(config: ModelConfig, count: int = 16, dtype: torch.dtype = torch.float64, seed: int = 0):
-    """Random uint8 images and noise for a model."""
+    """Random uint8 images and noise for a model, and labels for one that takes them."""
     rng = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, *config.image_shape), dtype=torch.uint8, generator=rng)
     noise = torch.rand(images.shape, dtype=dtype, generator=rng).clamp(1e-6, 1 - 1e-6)
-    return images, noise
+    if not config.class_conditional:
+        return images, noise
+    return images, noise, torch.randint(0, config.num_classes, (count,), generator=rng)
 
 
 def perturb(module: torch.nn.Module, size: float = 0.1, seed: int = 0) -> None:

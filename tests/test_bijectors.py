@@ -1,6 +1,7 @@
 """Every bijector passes one check, at initialisation and after its parameters moved."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,10 +9,13 @@ from conftest import perturb
 
 from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Composition
-from glow.bijectors.conv1x1 import LUConv1x1, PlainConv1x1
+from glow.bijectors.conv1x1 import PERMUTATIONS, LUConv1x1, OrthogonalConv1x1, PlainConv1x1
 from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling
-from glow.bijectors.split import SplitPrior, TopPrior
+from glow.bijectors.mask import ChannelMask, CheckerboardMask
+from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
+from glow.bijectors.split import BorderTopPrior, SplitPrior, TopPrior
 from glow.bijectors.squeeze import Squeeze
+from glow.gated import GatedNet
 from glow.nets import CouplingNet
 
 
@@ -19,29 +23,87 @@ def composition():
     return Composition(ActNorm(4), LUConv1x1(4), AffineCoupling(CouplingNet(2, 8, 4)))
 
 
+def coupling(kind, mask, network, **options):
+    """A coupling of 4 channels with either mask and network."""
+    masks = {"channels": ChannelMask(), "even": CheckerboardMask(0), "odd": CheckerboardMask(1)}
+    half = 2 if mask == "channels" else 4
+    per_number = {"affine": 2, "additive": 1, "mixture": parameters_per_number(3)}[kind]
+    nets = {
+        "conv": lambda: CouplingNet(half, 8, per_number * half),
+        "bias": lambda: CouplingNet(half, 8, per_number * half, actnorm=False, padding="ones"),
+        "indicator": lambda: CouplingNet(half, 8, per_number * half, padding="indicator"),
+        "gated": lambda: GatedNet(half, 8, per_number * half, (4, 2), num_blocks=1),
+    }
+    classes = {"affine": AffineCoupling, "additive": AdditiveCoupling, "mixture": MixtureCoupling}
+    return classes[kind](nets[network](), masks[mask], **options)
+
+
+COUPLINGS = {
+    **{f"affine {scale}": ("affine", "channels", "conv", {"scale": scale}) for scale in ("sigmoid", "exp", "tanh")},
+    **{
+        f"{kind} {mask} {network}": (kind, mask, network, {"num_mixtures": 3} if kind == "mixture" else {})
+        for kind in ("affine", "additive", "mixture")
+        for mask, network in (
+            ("channels", "bias"),
+            ("channels", "indicator"),
+            ("channels", "gated"),
+            ("even", "conv"),
+            ("odd", "gated"),
+        )
+    },
+}
 BIJECTORS = {
     "actnorm": lambda: ActNorm(4),
-    "lu": lambda: LUConv1x1(4),
-    "plain": lambda: PlainConv1x1(4),
-    "affine": lambda: AffineCoupling(CouplingNet(2, 8, 4)),
-    "additive": lambda: AdditiveCoupling(CouplingNet(2, 8, 2)),
+    **{name: partial(make, 4) for name, make in PERMUTATIONS.items()},
+    **{name: partial(coupling, *parts[:3], **parts[3]) for name, parts in COUPLINGS.items()},
     "split": lambda: SplitPrior(4),
+    "split indicator": lambda: SplitPrior(4, "indicator"),
     "top": lambda: TopPrior(4),
+    "top border": lambda: BorderTopPrior(4, "ones"),
     "squeeze": Squeeze,
     "composition": composition,
+}
+# Conditional ones, with the channels of their context.
+CONDITIONAL = {
+    "affine": lambda: AffineCoupling(CouplingNet(2, 8, 4, context_channels=3)),
+    "gated": lambda: AffineCoupling(GatedNet(2, 8, 4, (4, 2), num_blocks=1, context_channels=3)),
+    "split": lambda: SplitPrior(4, context_channels=3),
+    "top": lambda: TopPrior(4, context_channels=3),
+    "top border": lambda: BorderTopPrior(4, "indicator", context_channels=3),
 }
 
 
 def build(name, size):
-    """A float64 bijector with its ActNorms initialised and its parameters moved by noise of a size."""
+    """A float64 bijector with its ActNorms initialised and its parameters moved by noise of a size, or trained."""
     torch.manual_seed(0)
     bijector = BIJECTORS[name]().double()
     for module in bijector.modules():
         if isinstance(module, ActNorm):
             module.begin_initialization("it")
     bijector(examples(32))
-    perturb(bijector, size)
+    if size == "trained":
+        fit_to_normal(bijector)
+    else:
+        # Less for a mixture: the slope between components far apart underflows.
+        perturb(bijector, size / 3 if isinstance(bijector, MixtureCoupling) else size)
     return bijector
+
+
+def fit_to_normal(bijector, steps=30):
+    """Train it to make something normal of squares: the network and all else move off their initial values."""
+    parameters = list(bijector.parameters())
+    if not parameters:
+        return
+    x = examples(64).square()
+    optimizer = torch.optim.Adam(parameters, lr=0.02)
+    losses = []
+    for _ in range(steps):
+        z, logdet = bijector(x)
+        losses.append((0.5 * z.square().flatten(1).sum(1) - logdet).mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert isinstance(bijector, OrthogonalConv1x1) or losses[-1] < losses[0]
 
 
 def examples(count, seed=1):
@@ -49,19 +111,58 @@ def examples(count, seed=1):
     return 0.7 * torch.randn(count, 4, 4, 2, dtype=torch.float64, generator=rng) + 0.3
 
 
-@pytest.mark.parametrize("size", [0.0, 0.3])
+@pytest.mark.parametrize("size", [0.0, 0.3, "trained"])
 @pytest.mark.parametrize("name", BIJECTORS)
 def test_bijector_is_exact(name, size):
-    bijector, x = build(name, size), examples(3)
+    check_exact(build(name, size))
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_conditional_bijector_is_exact_given_its_context(name):
+    torch.manual_seed(0)
+    bijector = CONDITIONAL[name]().double()
+    for module in bijector.modules():
+        if isinstance(module, ActNorm):
+            module.begin_initialization("it")
+    context = torch.eye(3, dtype=torch.float64)[:, :, None, None]
+    bijector(examples(3), context)
+    perturb(bijector, 0.3)
+    with pytest.raises(ValueError, match="it needs labels"):
+        bijector(examples(3))
+    outputs = [bijector(examples(1), context[row : row + 1])[0] for row in range(3)]
+    assert not torch.allclose(outputs[0], outputs[1])
+
+    class Given(torch.nn.Module):
+        def forward(self, x):
+            return bijector(x, context[: len(x)])
+
+        def inverse(self, z):
+            return bijector.inverse(z, context[: len(z)])
+
+    check_exact(Given(), rows=1)
+
+
+def is_steep(bijector, x):
+    if not isinstance(bijector, MixtureCoupling):
+        return torch.ones_like(x, dtype=torch.bool)
+    x_a, x_b = bijector.mask.split(x)
+    _, log_slope = bijector.transform(x_b, bijector._net_output(x_a, None))
+    return bijector.mask.join(torch.ones_like(x_a), log_slope.exp()) > 0.01
+
+
+def check_exact(bijector, rows=3):
+    """Round trips in both directions, both log-determinants, and that of the forward map against autograd."""
+    x = examples(3)
     z, logdet = bijector(x)
     back, inverse_logdet = bijector.inverse(z)
     assert z.dtype == logdet.dtype == inverse_logdet.dtype == torch.float64
     assert logdet.shape == inverse_logdet.shape == (3,)
-    assert (back - x).abs().max() < 1e-9
-    assert (logdet + inverse_logdet).abs().max() < 1e-9
+    # Where a mixture's components lie far apart, the map is flat in between, and rounding decides about x.
+    assert (back - x)[is_steep(bijector, x)].abs().max() < 1e-9
+    assert (bijector(back)[1] + inverse_logdet).abs().max() < 1e-9
     other, _ = bijector(examples(3, seed=2))
     assert (bijector(bijector.inverse(other)[0])[0] - other).abs().max() < 1e-9
-    for row in range(len(x)):
+    for row in range(rows):
         jacobian = torch.autograd.functional.jacobian(lambda v: bijector(v[None])[0].flatten(), x[row]).flatten(1)
         assert abs(torch.linalg.slogdet(jacobian).logabsdet - logdet[row]) < 1e-8
 
@@ -134,7 +235,7 @@ def test_permutation_and_signs_are_no_parameters():
     assert {name for name, _ in lu.named_buffers()} == {"permutation", "sign"}
 
 
-@pytest.mark.parametrize("name", ["lu", "plain"])
+@pytest.mark.parametrize("name", ["lu", "plain", "orthogonal"])
 def test_cached_inverse_is_never_stale(name):
     conv, other = build(name, 0.2).eval(), build(name, 0.2)
     perturb(other, 0.5, seed=9)
@@ -190,7 +291,7 @@ def test_inverse_weight_is_computed_in_float64():
 
 
 def test_log_scale_of_affine_coupling_does_not_underflow():
-    coupling = build("affine", 0.0)
+    coupling = build("affine sigmoid", 0.0)
     with torch.no_grad():
         coupling.net.conv3.bias[2:] = -200.0
     z, logdet = coupling(examples(2))
@@ -201,14 +302,68 @@ def test_log_scale_of_affine_coupling_does_not_underflow():
 
 def test_first_half_passes_through_a_coupling():
     x = examples(2)
-    assert torch.equal(build("affine", 0.3)(x)[0][:, :2], x[:, :2])
+    assert torch.equal(build("affine sigmoid", 0.3)(x)[0][:, :2], x[:, :2])
 
 
 def test_coupling_net_starts_at_zero_and_folds_its_actnorm_exactly():
-    net = build("additive", 0.0).net
+    net = build("affine sigmoid", 0.0).net
     x = examples(3)[:, :2]
     assert torch.equal(net(x), torch.zeros_like(net(x)))
     perturb(net, 0.3)
     conv = net.conv1
     unfolded = conv.actnorm(torch.nn.functional.conv2d(x, conv.weight, padding=1))[0]
     assert torch.allclose(conv(x), unfolded, atol=1e-12)
+
+
+# The inverse of mixture couplings
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
+def test_mixture_coupling_is_inverted_far_into_its_tails(dtype, tolerance, spread):
+    rng = torch.Generator().manual_seed(0)
+    coupling = MixtureCoupling(torch.nn.Identity(), num_mixtures=8).to(dtype)
+    parameters = spread * torch.randn(16, coupling.num_parameters * 2, 8, 8, dtype=torch.float64, generator=rng)
+    z = torch.cat([torch.randn(8, 2, 8, 8, generator=rng), torch.linspace(-30, 30, 8 * 2 * 64).view(8, 2, 8, 8)])
+    parameters, z = parameters.to(dtype), z.to(dtype)
+    x, inverse_logdet = coupling.inverse_transform(z, parameters)
+    again, logdet = coupling.transform(x, parameters)
+    # A float32 x has neighbours a rounding error apart, which the map may pull apart by its slope.
+    rounding = torch.finfo(dtype).eps * x.abs() * logdet.exp()
+    assert ((again - z).abs() - rounding <= tolerance * z.abs().clamp(min=1)).all()
+    assert (logdet + inverse_logdet).abs().max() < tolerance
+    back, _ = coupling.inverse_transform(again, parameters)
+    is_steep = logdet.exp() > 0.01
+    assert is_steep.float().mean() > 0.5
+    assert ((back - x).abs()[is_steep] <= 100 * tolerance).all()
+
+
+def test_mixture_coupling_loses_neither_tail():
+    coupling = MixtureCoupling(torch.nn.Identity(), num_mixtures=4)
+    parameters = torch.zeros(1, coupling.num_parameters, 1, 2)
+    x = torch.tensor([-200.0, 200.0]).view(1, 1, 1, 2)
+    z, logdet = coupling.transform(x, parameters)
+    # Far out F is the mean of exp(x - mean) over the components: slope 1.
+    offset = coupling.first_means.exp().mean().log()
+    assert torch.allclose(z, x + torch.tensor([1.0, -1.0]) * offset, atol=1e-3)
+    assert logdet.abs().max() < 1e-4
+
+
+def test_inverse_of_a_mixture_coupling_has_the_right_gradient():
+    rng = torch.Generator().manual_seed(0)
+    coupling = MixtureCoupling(torch.nn.Identity(), num_mixtures=3).double()
+    parameters = torch.randn(2, coupling.num_parameters, 1, 2, dtype=torch.float64, generator=rng, requires_grad=True)
+    z = torch.randn(2, 1, 1, 2, dtype=torch.float64, generator=rng, requires_grad=True)
+    assert torch.autograd.gradcheck(coupling.inverse_transform, (z, parameters), atol=1e-6)
+
+
+def test_checkerboard_keeps_every_other_pixel():
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    for parity in (0, 1):
+        mask = CheckerboardMask(parity)
+        x_a, x_b = mask.split(x)
+        assert torch.equal(mask.join(x_a, x_b), x)
+        rows, columns = torch.arange(4)[:, None], torch.arange(4)
+        is_given = (rows + columns + parity) % 2 == 0
+        assert torch.equal(mask.given(x_a)[0, 0], x[0, 0] * is_given)
+        assert sorted(mask.changed(x).flatten().tolist()) == x[0, 0][~is_given].tolist()

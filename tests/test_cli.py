@@ -14,6 +14,7 @@ from glow.config import (
     DataConfig,
     DemoRun,
     EvaluateRun,
+    ImportRun,
     ModelConfig,
     PrepareRun,
     SampleRun,
@@ -47,9 +48,10 @@ def test_commands_of_the_readme_are_understood():
     text = Path("README.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
+    classes["import_checkpoint"] = ImportRun
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
-        parse_config(classes[stage], shlex.split(arguments), stage)
+        parse_config(classes[stage], shlex.split(arguments), stage, positional=stage == "import_checkpoint")
 
 
 def test_options_override_files_and_earlier_options(tmp_path):
@@ -123,7 +125,7 @@ def test_section_that_is_no_mapping_is_an_error_of_one_line(tmp_path):
 
 
 def test_config_from_dict_checks_choices():
-    with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; affine, additive are"):
+    with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; affine, additive, mixture are"):
         config_from_dict(ModelConfig, {"coupling": "foo"})
     assert config_from_dict(TrainConfig, {"mixed_precision": None}).mixed_precision is None
     with pytest.raises(ValueError, match="mixed_precision: 'fp8' is not allowed; no, bf16 are"):

@@ -19,11 +19,11 @@ from glow.data.reader import SplitReader
 from glow.data.writer import prepare
 from glow.evaluation.baselines import GaussianBaseline, HistogramBaseline
 from glow.evaluation.health import flow_health
-from glow.evaluation.likelihood import Estimate, round_trip_error, score_split
+from glow.evaluation.likelihood import Bound, Estimate, round_trip_error, score_split
 from glow.groups import aligned_ranges, group_size
 from glow.images import bits_per_dim
 from glow.model import standard_normal_log_prob
-from glow.sampling import image_grid, sample_images
+from glow.sampling import Draw, image_grid, sample_images
 from glow.training.checkpoint import CheckpointManager, Snapshot
 from pipelines import evaluate as evaluate_stage
 from pipelines import sample as sample_stage
@@ -62,8 +62,12 @@ def test_every_figure_is_bitwise_the_same_for_batch_sizes_1_7_and_64(run, datase
 @pytest.mark.parametrize("world", [2, 4])
 def test_figures_do_not_depend_on_the_number_of_processes(dataset, world):
     model, reader = tiny_glow(torch.float32), SplitReader(dataset, "test")
-    alone = list(score_split(model, reader, 64, 1, seed=0))
-    shared = [score for rank in range(world) for score in score_split(model, reader, 5, 1, 0, Share(rank, world))]
+    alone = list(score_split(model, reader, 64, Bound("elbo", 1, 0)))
+    shared = [
+        score
+        for rank in range(world)
+        for score in score_split(model, reader, 5, Bound("elbo", 1, 0), Share(rank, world))
+    ]
     assert shared == alone
 
 
@@ -83,7 +87,7 @@ def test_scores_are_those_of_the_model(dataset):
     batch = Batch.concatenate(list(eval_batches(reader, 64, seed=0)))
     with torch.no_grad():
         expected = bits_per_dim(model(*batch.inputs), model.num_dims)
-    scores = list(score_split(model, reader, 64, 1, seed=0))
+    scores = list(score_split(model, reader, 64, Bound("elbo", 1, 0)))
     assert [score.key for score in scores] == reader.keys()
     assert np.allclose([score.bits_per_dim for score in scores], expected, atol=1e-5)
     assert all(sum(score.parts) == pytest.approx(score.bits_per_dim, abs=1e-9) for score in scores)
@@ -93,14 +97,16 @@ def test_scores_are_those_of_the_model(dataset):
 
 def test_figures_depend_on_the_seed_but_hardly(dataset):
     model, reader = tiny_glow(torch.float32), SplitReader(dataset, "test")
-    means = [np.mean([s.bits_per_dim for s in score_split(model, reader, 64, 1, seed)]) for seed in (0, 1)]
+    means = [
+        np.mean([s.bits_per_dim for s in score_split(model, reader, 64, Bound("elbo", 1, seed))]) for seed in (0, 1)
+    ]
     assert means[0] != means[1]
     assert abs(means[0] - means[1]) < 0.1
 
 
 def test_several_noise_samples_are_averaged(dataset):
     model, reader = tiny_glow(torch.float32), SplitReader(dataset, "test")
-    one, three = (list(score_split(model, reader, 64, draws, seed=0)) for draws in (1, 3))
+    one, three = (list(score_split(model, reader, 64, Bound("elbo", draws, 0))) for draws in (1, 3))
     differences = np.array([a.bits_per_dim - b.bits_per_dim for a, b in zip(one, three, strict=True)])
     assert np.median(np.abs(differences)) > 1e-5
     assert differences.mean() == pytest.approx(0, abs=0.1)
@@ -253,7 +259,7 @@ def test_gaussian_that_cannot_be_fitted_is_left_out_with_its_reason(run, dataset
 
 
 def draw(model, indices, temperature=0.7, batch_size=64, seed=0):
-    return torch.cat(list(sample_images(model, indices, temperature, seed, batch_size)))
+    return torch.cat(list(sample_images(model, indices, temperature, Draw(seed), batch_size)))
 
 
 def test_image_i_depends_on_seed_and_i_alone():
@@ -356,7 +362,9 @@ def test_interrupted_sampling_leaves_nothing_for_a_report(run, dataset, tmp_path
     folder = run / "samples" / "step-00000007"
     sample_stage.main(["--checkpoint", str(run), "--temperatures", "[0.44]", "--num_images", "4"])
     grid = sample_stage.image_grid
-    monkeypatch.setattr(sample_stage, "image_grid", lambda images: grid(images) if len(images) == 4 else 1 / 0)
+    monkeypatch.setattr(
+        sample_stage, "image_grid", lambda images, rows: grid(images, rows) if len(images) == 4 else 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         sample_stage.main(["--checkpoint", str(run), "--temperatures", "[0.44]", "--num_images", "5"])
     assert list(folder.glob("*.*")) == []
@@ -384,7 +392,7 @@ def test_health_of_a_flow_tells_its_levels_and_conditions(dataset):
         total = bits_per_dim(model(*batch.inputs), model.num_dims).mean().item()
     parts = [health[f"health/{part}_{level}"] for part in ("logdet", "prior") for level in (1, 2)]
     assert sum(parts) + 8 == pytest.approx(total, abs=1e-4)
-    latents, logdet = model.encode(model.dequantize(*batch.inputs))
+    latents, logdet = model.encode(model.dequantize(*batch.inputs)[0])
     priors = [bits_per_dim(standard_normal_log_prob(latent), model.num_dims).mean().item() for latent in latents]
     assert parts[2:] == pytest.approx(priors, abs=1e-5)
     assert sum(parts[:2]) == pytest.approx(bits_per_dim(logdet, model.num_dims).mean().item(), abs=1e-5)

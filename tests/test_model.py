@@ -23,21 +23,29 @@ VARIANTS = [
     {"image_shape": (1, 8, 4), "num_bits": 3},
     {"image_shape": (5, 4, 12), "num_levels": 1},
     {"image_shape": (2, 8, 16), "num_levels": 3, "num_bits": 1},
+    {"coupling": "mixture", "num_mixtures": 3},
+    {"coupling": "mixture", "network": "gated", "num_network_blocks": 1, "mask": "checkerboard", "num_levels": 1},
+    {"scale": "exp", "permutation": "orthogonal", "network_padding": "indicator", "top_prior": "border"},
+    {"scale": "tanh", "permutation": "reverse", "network_actnorm": False, "network_padding": "ones"},
+    {"permutation": "shuffle", "split_prior": "standard", "top_prior": "standard", "mask": "checkerboard"},
+    {"class_conditional": True, "num_classes": 3, "network": "gated", "num_network_blocks": 1},
+    {"class_conditional": True, "num_classes": 3, "top_prior": "border", "network_padding": "ones"},
+    {"dequantization": "variational", "dequantization_steps": 2, "class_conditional": True, "num_classes": 2},
 ]
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_log_prob_is_the_change_of_variables_formula(changes):
     model = tiny_glow(**changes)
-    images, noise = random_inputs(model.config, 3)
-    x = model.dequantize(images, noise)
-    latents, logdet = model.encode(x)
+    images, noise, *labels = random_inputs(model.config, 3)
+    x, log_volume_of_noise = model.dequantize(images, noise)
+    latents, logdet = model.encode(x, *labels)
     normal = sum(standard_normal_log_prob(latent) for latent in latents)
-    expected = normal + logdet + log_volume(model.num_dims, model.config.num_bits)
-    assert torch.allclose(model(images, noise), expected, rtol=1e-12)
+    assert torch.allclose(model(images, noise, *labels), normal + logdet + log_volume_of_noise, rtol=1e-12)
 
     def flat_encode(v):
-        return torch.cat([latent.flatten() for latent in model.encode(v[None])[0]])
+        first = (values[:1] for values in labels)
+        return torch.cat([latent.flatten() for latent in model.encode(v[None], *first)[0]])
 
     jacobian = torch.autograd.functional.jacobian(flat_encode, x[0]).reshape(model.num_dims, model.num_dims)
     assert abs(torch.linalg.slogdet(jacobian).logabsdet - logdet[0]) < 1e-8
@@ -46,19 +54,24 @@ def test_log_prob_is_the_change_of_variables_formula(changes):
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_decode_undoes_encode(changes):
     model = tiny_glow(**changes)
-    x = model.dequantize(*random_inputs(model.config, 3))
-    latents, _ = model.encode(x)
+    images, noise, *labels = random_inputs(model.config, 3)
+    x, _ = model.dequantize(images, noise)
+    latents, _ = model.encode(x, *labels)
     assert [tuple(latent.shape[1:]) for latent in latents] == model.latent_shapes
     assert sum(math.prod(shape) for shape in model.latent_shapes) == model.num_dims
-    assert (model.decode(latents) - x).abs().max() < 1e-9
+    assert (model.decode(latents, *labels) - x).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_images_do_not_depend_on_each_other(changes):
     model = tiny_glow(**changes)
-    images, noise = random_inputs(model.config, 4)
-    alone = torch.cat([model(images[row : row + 1], noise[row : row + 1]) for row in range(4)])
-    assert torch.allclose(model(images, noise), alone, rtol=1e-10)
+    inputs = random_inputs(model.config, 4)
+    alone = torch.cat([model(*(values[row : row + 1] for values in inputs)) for row in range(4)])
+    assert torch.allclose(model(*inputs), alone, rtol=1e-10)
+
+
+def first_class(model, count):
+    return torch.zeros(count, dtype=torch.int64) if model.num_classes else None
 
 
 def mass_by_enumeration(model, draws, generator):
@@ -72,7 +85,7 @@ def mass_by_enumeration(model, draws, generator):
     for _ in range(draws // at_once):
         repeated = images.repeat(at_once, 1, 1, 1)
         noise = torch.rand(repeated.shape, dtype=torch.float64, generator=generator)
-        density = model(repeated, noise).exp().reshape(at_once, len(images))
+        density = model(repeated, noise, first_class(model, len(repeated))).exp().reshape(at_once, len(images))
         sums += torch.stack([density.sum(0), density.square().sum(0)])
     mean, square = sums / draws
     return mean.sum().item(), ((square - mean.square()).clamp(min=0) / (draws - 1)).sum().sqrt().item()
@@ -83,7 +96,8 @@ def mass_by_sampling(model, count, generator):
     inside = 0
     for _ in range(count // 50_000):
         latents = [torch.randn(50_000, *s, dtype=torch.float64, generator=generator) for s in model.latent_shapes]
-        inside += (model.decode(latents).abs() < 0.5).flatten(1).all(1).sum().item()
+        x = model.decode(latents, first_class(model, 50_000))
+        inside += (x.abs() < 0.5).flatten(1).all(1).sum().item()
     share = inside / count
     return share, math.sqrt(share * (1 - share) / count)
 
@@ -102,7 +116,9 @@ def discrepancy(config, draws):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         enumerated, error = mass_by_enumeration(model, draws, generator)
-        sampled, sampling_error = mass_by_sampling(model, 10**6, generator)
+        # A mixture coupling is inverted by iteration.
+        count = 2 * 10**5 if config.coupling == "mixture" else 10**6
+        sampled, sampling_error = mass_by_sampling(model, count, generator)
     return abs(enumerated - sampled) / math.hypot(error, sampling_error), sampled
 
 
@@ -112,6 +128,18 @@ NORMALISATION_CASES = [
     (ModelConfig(image_shape=(1, 2, 2), num_bits=2, **TINY), 1000),
     (ModelConfig(image_shape=(1, 2, 2), num_bits=1, **TINY, coupling="additive", permutation="plain"), 4000),
     (ModelConfig(image_shape=(1, 4, 4), num_bits=1, **(TINY | {"num_levels": 2, "num_steps_per_level": 1})), 8),
+    (ModelConfig(image_shape=(1, 2, 4), num_bits=1, **TINY, mask="checkerboard"), 500),
+    *(
+        (ModelConfig(image_shape=(1, 2, 2), num_bits=1, **TINY, **changes), 1000)
+        for changes in (
+            {"coupling": "mixture", "num_mixtures": 3},
+            {"coupling": "mixture", "network": "gated", "num_network_blocks": 1, "permutation": "shuffle"},
+            {"scale": "exp", "permutation": "orthogonal"},
+            {"scale": "tanh", "permutation": "reverse", "split_prior": "standard", "top_prior": "standard"},
+            {"dequantization": "variational", "dequantization_steps": 2},
+            {"class_conditional": True, "num_classes": 2, "network_padding": "indicator", "top_prior": "border"},
+        )
+    ),
 ]
 
 
@@ -233,7 +261,7 @@ def test_temperature_may_differ_by_level():
 def test_samples_of_latents_are_the_images_they_came_from():
     model = tiny_glow()
     images, noise = random_inputs(model.config, 3)
-    latents, _ = model.encode(model.dequantize(images, noise))
+    latents, _ = model.encode(model.dequantize(images, noise)[0])
     flat = torch.cat([latent.flatten(1) for latent in latents], dim=1)
     assert torch.equal(model.sample(flat, 1), images)
 
@@ -244,7 +272,7 @@ def test_state_and_result_stay_float32_under_autocast():
     exact = model(*inputs)
     with torch.autocast("cpu", torch.bfloat16):
         outside = model(*inputs)
-        latents, logdet = model.encode(model.dequantize(*inputs))
+        latents, logdet = model.encode(model.dequantize(*inputs)[0])
         images = model.sample(torch.cat([latent.flatten(1) for latent in latents], dim=1), 1)
     assert outside.dtype == logdet.dtype == torch.float32
     assert torch.equal(images, inputs[0])

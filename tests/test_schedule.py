@@ -74,7 +74,7 @@ def test_cached_inverses_follow_a_swap_of_averaged_weights():
     model = tiny_glow(torch.float32)
     ema = EMA(model, 0.9)
     perturb(model, 0.05, seed=2)
-    x = model.dequantize(*random_inputs(model.config, 2, torch.float32))
+    x, _ = model.dequantize(*random_inputs(model.config, 2, torch.float32))
 
     @torch.no_grad()
     def assert_round_trip():

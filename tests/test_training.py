@@ -21,7 +21,7 @@ from glow.config import DataConfig, OptimizerConfig, PrepareRun, TrainConfig, Tr
 from glow.data.loader import Share, train_batches
 from glow.data.reader import SplitReader
 from glow.data.writer import prepare
-from glow.evaluation.likelihood import score_split
+from glow.evaluation.likelihood import Bound, score_split
 from glow.locking import locked
 from glow.model import Glow
 from glow.training.checkpoint import find_checkpoint, load_model, read_tensors
@@ -132,7 +132,10 @@ def test_validation_measures_the_averaged_weights(dataset, tmp_path):
 
     def measure(weights):
         return np.mean(
-            [score.bits_per_dim for score in score_split(load_model(run, weights=weights), reader, 64, 1, 0)]
+            [
+                score.bits_per_dim
+                for score in score_split(load_model(run, weights=weights), reader, 64, Bound("elbo", 1, 0))
+            ]
         )
 
     logged = read_metrics(run)[-1]["validation/bits_per_dim"]

@@ -1,4 +1,4 @@
-"""Invertible 1x1 convolution: one square matrix applied to the channels of every pixel."""
+"""Maps that mix the channels of every pixel alike: invertible 1x1 convolutions, and permutations."""
 
 from __future__ import annotations
 
@@ -109,7 +109,68 @@ class LUConv1x1(_Conv1x1):
         return self.log_s.sum()
 
 
-CONV1X1: dict[str, Callable[[int], Bijector]] = {"lu": LUConv1x1, "plain": PlainConv1x1}
+class OrthogonalConv1x1(_Conv1x1):
+    """``W = exp(A - A^T)``: a rotation, so that log|det W| is 0; A, strictly lower triangular, is learned.
+
+    Cost: a matrix exponential, O(C^3).
+
+    Source: Hasenclever, Tomczak, van den Berg & Welling 2017 (orthogonal flows); torch.linalg.matrix_exp.
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.lower = nn.Parameter(torch.randn(num_channels, num_channels).tril(-1))
+
+    def weight(self) -> Tensor:
+        """Return W, ``[C, C]``."""
+        lower = self.lower.tril(-1)
+        return torch.linalg.matrix_exp(lower - lower.T)
+
+    def log_abs_det(self) -> Tensor:
+        """Return 0."""
+        return self.lower.new_zeros(())
+
+
+class Permutation(Bijector):
+    """``z`` has the channels of ``x`` in another order, logdet 0; for comparison with learned 1x1 convolutions.
+
+    Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP); Kingma & Dhariwal 2018, section 3.2 and figure 3.
+    """
+
+    order: Tensor
+    inverse_order: Tensor
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("order", order)
+        self.register_buffer("inverse_order", order.argsort())
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        return x[:, self.order], x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latents to data."""
+        return z[:, self.inverse_order], z.new_zeros(len(z))
+
+
+def reverse(num_channels: int) -> Permutation:
+    """Return the permutation that turns the order of the channels around."""
+    return Permutation(torch.arange(num_channels - 1, -1, -1))
+
+
+def shuffle(num_channels: int) -> Permutation:
+    """Draw a fixed random permutation from torch's default generator."""
+    return Permutation(torch.randperm(num_channels))
+
+
+PERMUTATIONS: dict[str, Callable[[int], Bijector]] = {
+    "lu": LUConv1x1,
+    "plain": PlainConv1x1,
+    "orthogonal": OrthogonalConv1x1,
+    "reverse": reverse,
+    "shuffle": shuffle,
+}
 
 
 def _random_rotation(num_channels: int) -> Tensor:

@@ -1,60 +1,120 @@
-"""Coupling layers: one half of the channels is changed by a map that a network computes from the other half."""
+"""Coupling layers: one half of the state is changed by a map that a network computes from the other half."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glow.bijectors.base import Bijector, sum_per_example
+from glow.bijectors.mask import ChannelMask, Mask
 
 
-class AffineCoupling(Bijector):
-    """``z_b = (x_b + shift) * s`` with ``(shift, h) = net(x_a)`` and ``s = sigmoid(h + 2)``; ``z_a = x_a``.
+class Coupling(Bijector):
+    """``z_a = x_a``, ``z_b = T(x_b)`` with a map T, applied to each number, whose parameters are ``net(x_a)``.
 
-    logdet is ``sum(log s)``. ``x`` is ``[N, 2c, ...]`` and ``net`` maps c channels to 2c.
+    The logdet is that of T. A subclass says what T is. Cost: one evaluation of the network in either direction.
 
-    Source: Kingma & Dhariwal 2018, table 1, with the scale of the authors' code.
+    Args:
+        net: Maps what the mask gives, and the context, to ``num_parameters`` channels for each that is changed.
+        mask: Which half is changed. Default: the second half of the channels.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    num_parameters: int
+
+    def __init__(self, net: nn.Module, mask: Mask | None = None) -> None:
         super().__init__()
         self.net = net
+        self.mask = mask or ChannelMask()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to latents."""
-        x_a, x_b = x.chunk(2, dim=1)
-        shift, log_scale = self._shift_and_log_scale(x_a, context)
-        return torch.cat([x_a, (x_b + shift) * log_scale.exp()], dim=1), sum_per_example(log_scale)
+        x_a, x_b = self.mask.split(x)
+        z_b, logdet = self.transform(x_b, self._net_output(x_a, context))
+        return self.mask.join(x_a, z_b), sum_per_example(logdet)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map latents to data."""
-        z_a, z_b = z.chunk(2, dim=1)
-        shift, log_scale = self._shift_and_log_scale(z_a, context)
-        return torch.cat([z_a, z_b * (-log_scale).exp() - shift], dim=1), -sum_per_example(log_scale)
+        z_a, z_b = self.mask.split(z)
+        x_b, logdet = self.inverse_transform(z_b, self._net_output(z_a, context))
+        return self.mask.join(z_a, x_b), sum_per_example(logdet)
 
-    def _shift_and_log_scale(self, x_a: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        shift, h = self.net(x_a, context).chunk(2, dim=1)
-        # logsigmoid, because the log of a sigmoid underflows.
-        return shift, F.logsigmoid(h + 2)
+    def transform(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply T to ``[N, c, ...]``, given ``[N, num_parameters * c, ...]``; return it and its log-derivatives."""
+        raise NotImplementedError
+
+    def inverse_transform(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo ``transform``; return it and the log-derivatives of the inverse."""
+        raise NotImplementedError
+
+    def _net_output(self, x_a: Tensor, context: Tensor | None) -> Tensor:
+        return self.mask.changed(self.net(self.mask.given(x_a), context))
 
 
-class AdditiveCoupling(Bijector):
-    """``z_b = x_b + net(x_a)``, ``z_a = x_a``, logdet 0.
+class AffineCoupling(Coupling):
+    """``T(x) = (x + shift) * exp(log_scale(h))``, log-derivative ``log_scale(h)``, with ``(shift, h)`` of the network.
+
+    Source: Kingma & Dhariwal 2018, table 1; for the scales see ``LOG_SCALES``.
+    """
+
+    num_parameters = 2
+
+    def __init__(self, net: nn.Module, mask: Mask | None = None, scale: str = "sigmoid") -> None:
+        super().__init__(net, mask)
+        self.log_scale = LOG_SCALES[scale]
+
+    def transform(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and scale."""
+        shift, h = parameters.chunk(2, dim=1)
+        log_scale = self.log_scale(h)
+        return (x + shift) * log_scale.exp(), log_scale
+
+    def inverse_transform(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift back."""
+        shift, h = parameters.chunk(2, dim=1)
+        log_scale = self.log_scale(h)
+        return z * (-log_scale).exp() - shift, -log_scale
+
+
+class AdditiveCoupling(Coupling):
+    """``T(x) = x + shift``, log-derivative 0.
 
     Source: Dinh, Krueger & Bengio 2015 (NICE, arXiv 1410.8516), section 3.2.
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
+    num_parameters = 1
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map data to latents."""
-        x_a, x_b = x.chunk(2, dim=1)
-        return torch.cat([x_a, x_b + self.net(x_a, context)], dim=1), x.new_zeros(len(x))
+    def transform(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift."""
+        return x + parameters, torch.zeros_like(x)
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map latents to data."""
-        z_a, z_b = z.chunk(2, dim=1)
-        return torch.cat([z_a, z_b - self.net(z_a, context)], dim=1), z.new_zeros(len(z))
+    def inverse_transform(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift back."""
+        return z - parameters, torch.zeros_like(z)
+
+
+def sigmoid_log_scale(h: Tensor) -> Tensor:
+    """Return ``log sigmoid(h + 2)``, below 0: the scale of Kingma & Dhariwal's code.
+
+    By logsigmoid, because the log of a sigmoid underflows.
+    """
+    return F.logsigmoid(h + 2)
+
+
+def exp_log_scale(h: Tensor) -> Tensor:
+    """Return ``h``: scale exp(h), without bounds (NICE, Glow's table 1)."""
+    return h
+
+
+def tanh_log_scale(h: Tensor) -> Tensor:
+    """Return ``2 tanh(h / 2)``: a scale between exp(-2) and exp(2), after Real NVP's bounded log-scales."""
+    return 2 * torch.tanh(h / 2)
+
+
+LOG_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": sigmoid_log_scale,
+    "exp": exp_log_scale,
+    "tanh": tanh_log_scale,
+}

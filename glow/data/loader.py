@@ -31,6 +31,7 @@ class Batch:
         noise: Dequantisation noise, float32 in (0, 1), ``[N, C, H, W]``.
         labels: int64 ``[N]``, or None without labels.
         skipped: What was wrong with each sample that another one stands in for.
+        is_conditional: Whether the labels are for the model too.
     """
 
     keys: list[str]
@@ -38,11 +39,20 @@ class Batch:
     noise: Tensor
     labels: Tensor | None
     skipped: tuple[str, ...] = ()
+    is_conditional: bool = False
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """Arguments of the model's forward."""
-        return self.images, self.noise
+        """Arguments of the model's forward: images, noise, and labels if they are for the model.
+
+        Raises:
+            ValueError: when they are and there are none.
+        """
+        if not self.is_conditional:
+            return self.images, self.noise
+        if self.labels is None:
+            raise ValueError("the model is class_conditional, but the data set has no labels")
+        return self.images, self.noise, self.labels
 
     def __len__(self) -> int:
         """Return the number of images."""

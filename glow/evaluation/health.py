@@ -6,7 +6,7 @@ import torch
 
 from glow.bijectors.conv1x1 import LUConv1x1, PlainConv1x1
 from glow.data.loader import Batch
-from glow.evaluation.likelihood import round_trip_error
+from glow.evaluation.likelihood import class_labels, round_trip_error
 from glow.images import bits_per_dim
 from glow.model import Glow, standard_normal_log_prob
 
@@ -21,11 +21,12 @@ def flow_health(model: Glow, batch: Batch) -> dict[str, float]:
     without end announces a singular weight.
     """
     parameter = next(model.parameters())
-    x = model.dequantize(batch.images.to(parameter.device), batch.noise.to(parameter.device, parameter.dtype))
+    x, _ = model.dequantize(batch.images.to(parameter.device), batch.noise.to(parameter.device, parameter.dtype))
+    context = model.context(class_labels(model, batch), x)
     health = {"health/inverse_error": round_trip_error(model, batch)}
     level, logdet = 1, x.new_zeros(len(x))
     for unit in model.chain:
-        x, latent, unit_logdet = unit.encode(x)
+        x, latent, unit_logdet = unit.encode(x, context)
         logdet = logdet + unit_logdet
         if latent is not None:
             for name, log_prob in (("logdet", logdet), ("prior", standard_normal_log_prob(latent))):

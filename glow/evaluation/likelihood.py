@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,12 +20,17 @@ from glow.model import Glow
 
 @dataclass(frozen=True)
 class ImageScore:
-    """Bits/dim of one image; the parts (dequantisation, then the levels) add up to it."""
+    """Bits/dim of one image; the parts (dequantisation, then the levels) add up to it.
+
+    Under a class-conditional model these are given the label, and ``log_prob_by_class`` holds the log-probability of
+    the image given each class, in nats, if asked for.
+    """
 
     key: str
     label: int | None
     bits_per_dim: float
     parts: tuple[float, ...]
+    log_prob_by_class: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,42 +48,89 @@ class Estimate:
         return Estimate(float(array.mean()), error)
 
 
+@dataclass(frozen=True)
+class Bound:
+    """Which lower bound of the log-probability of a discrete image, and how it is measured.
+
+    ``elbo`` is the mean log-probability over ``num_noise_samples`` dequantisation draws, ``iwbo`` the logarithm of the
+    mean probability, which rises with their number. Draw k of an image depends on (seed, key, k) alone.
+
+    Source: Burda, Grosse & Salakhutdinov 2016 (IWAE, arXiv 1509.00519), equation 8.
+    """
+
+    name: Literal["elbo", "iwbo"]
+    num_noise_samples: int
+    seed: int
+    all_classes: bool = False
+
+
 def score_split(
-    model: Glow, reader: SplitReader, batch_size: int, num_noise_samples: int, seed: int, share: Share | None = None
+    model: Glow, reader: SplitReader, batch_size: int, bound: Bound, share: Share | None = None
 ) -> Iterator[ImageScore]:
     """Yield the score of every image of this process's part of a split, in order.
 
-    The mean log-probability over ``num_noise_samples`` dequantisation draws is a lower bound (ELBO) of that of the
-    discrete image. Draw k of an image depends on (seed, key, k) alone.
+    Raises:
+        ValueError: when the model needs labels and the data set has none.
     """
     first = (share or Share()).slots(len(reader)).start
     group = group_size(model.image_shape)
-    for start, batch in _aligned(eval_batches(reader, batch_size, seed, share), first, group):
-        draws = [batch.noise]
-        for draw in range(1, num_noise_samples):
-            noise = [dequantization_noise(key, model.image_shape, seed, draw) for key in batch.keys]
-            draws.append(torch.from_numpy(np.stack(noise)))
-        scores = torch.stack([_score(model, batch.images, noise, start, group) for noise in draws]).mean(0)
-        labels = [None] * len(batch) if batch.labels is None else batch.labels.tolist()
-        for key, label, row in zip(batch.keys, labels, scores.tolist(), strict=True):
-            yield ImageScore(key, label, row[-1], tuple(row[:-1]))
+    for start, batch in _aligned(eval_batches(reader, batch_size, bound.seed, share), first, group):
+        labels = class_labels(model, batch)
+        parts = _bound_parts(model, batch, labels, bound, start)
+        by_class: list[tuple[float, ...]] = [()] * len(batch)
+        if labels is not None and bound.all_classes:
+            every_class = [
+                _bound_parts(model, batch, torch.full_like(labels, number), bound, start).sum(1)
+                for number in range(model.num_classes)
+            ]
+            by_class = [tuple(row) for row in torch.stack(every_class, dim=1).tolist()]
+        known = [None] * len(batch) if batch.labels is None else batch.labels.tolist()
+        rows = bits_per_dim(torch.cat([parts, parts.sum(1, keepdim=True)], dim=1), model.num_dims).tolist()
+        for key, label, row, classes in zip(batch.keys, known, rows, by_class, strict=True):
+            yield ImageScore(key, label, row[-1], tuple(row[:-1]), classes)
+
+
+def _bound_parts(model: Glow, batch: Batch, labels: Tensor | None, bound: Bound, start: int) -> Tensor:
+    """Return what dequantisation and each level contribute to the bound, in nats, float64 ``[N, L + 1]``.
+
+    Under ``iwbo`` the levels are averaged with the weights of the draws; the rest is counted as dequantisation.
+    """
+    draws = []
+    for draw in range(bound.num_noise_samples):
+        noise = batch.noise
+        if draw:
+            values = [dequantization_noise(key, model.image_shape, bound.seed, draw) for key in batch.keys]
+            noise = torch.from_numpy(np.stack(values))
+        draws.append(_log_prob_parts(model, batch.images, noise, labels, start))
+    stacked = torch.stack(draws)
+    if bound.name == "elbo":
+        return stacked.mean(0)
+    log_probs = stacked.sum(2)
+    levels = (log_probs.softmax(0)[:, :, None] * stacked[:, :, 1:]).sum(0)
+    total = log_probs.logsumexp(0) - math.log(len(draws))
+    return torch.cat([(total - levels.sum(1))[:, None], levels], dim=1)
 
 
 @torch.no_grad()
-def _score(model: Glow, images: Tensor, noise: Tensor, start: int, group: int) -> Tensor:
-    """Return bits/dim of the parts and, last, of the whole, float64 ``[N, L + 2]``.
+def _log_prob_parts(model: Glow, images: Tensor, noise: Tensor, labels: Tensor | None, start: int) -> Tensor:
+    """Return what dequantisation and each level contribute to the log-probability, float64 ``[N, L + 1]``.
 
     The images are rows ``start`` and following of a group; the other rows are padding.
     """
     parameter = next(model.parameters())
+    group = group_size(model.image_shape)
     rows = slice(start, start + len(images))
     padded_images = torch.zeros(group, *images.shape[1:], dtype=torch.uint8)
     padded_noise = torch.full((group, *noise.shape[1:]), 0.5, dtype=parameter.dtype)
     padded_images[rows], padded_noise[rows] = images, noise.to(parameter.dtype)
-    cumulative = model.cumulative_log_prob(padded_images.to(parameter.device), padded_noise.to(parameter.device))
+    inputs = [padded_images.to(parameter.device), padded_noise.to(parameter.device)]
+    if labels is not None:
+        padded_labels = labels.new_zeros(group)
+        padded_labels[rows] = labels
+        inputs.append(padded_labels)
+    cumulative = model.cumulative_log_prob(*inputs)
     totals = torch.stack([values[rows].double().cpu() for values in cumulative], dim=1)
-    parts = torch.diff(totals, dim=1, prepend=torch.zeros(len(images), 1, dtype=torch.float64))
-    return bits_per_dim(torch.cat([parts, totals[:, -1:]], dim=1), model.num_dims)
+    return torch.diff(totals, dim=1, prepend=torch.zeros(len(images), 1, dtype=torch.float64))
 
 
 def _aligned(batches: Iterable[Batch], first: int, group: int) -> Iterator[tuple[int, Batch]]:
@@ -99,6 +153,20 @@ def _aligned(batches: Iterable[Batch], first: int, group: int) -> Iterator[tuple
 def round_trip_error(model: Glow, batch: Batch) -> float:
     """Return max |x - decode(encode(x))| over a batch, in data units: the whole range of levels is 1."""
     parameter = next(model.parameters())
-    x = model.dequantize(batch.images.to(parameter.device), batch.noise.to(parameter.device, parameter.dtype))
-    latents, _ = model.encode(x)
-    return float((model.decode(latents) - x).abs().max())
+    x, _ = model.dequantize(batch.images.to(parameter.device), batch.noise.to(parameter.device, parameter.dtype))
+    labels = class_labels(model, batch)
+    latents, _ = model.encode(x, labels)
+    return float((model.decode(latents, labels) - x).abs().max())
+
+
+def class_labels(model: Glow, batch: Batch) -> Tensor | None:
+    """Return the labels that the model is to be given with a batch, on its device: None if it takes none.
+
+    Raises:
+        ValueError: when it needs labels and the batch has none.
+    """
+    if not model.num_classes:
+        return None
+    if batch.labels is None:
+        raise ValueError("the model is class_conditional, but the data set has no labels")
+    return batch.labels.to(next(model.parameters()).device)

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from glow.evaluation.classes import Reliability, marginal_bits_per_dim, reliability, summarize_classes
 from glow.evaluation.likelihood import Estimate, ImageScore
 
 BLUE, ORANGE, GREY = "#2563a8", "#c2571a", "#8a8f98"
@@ -62,7 +63,9 @@ def extreme_scores(scores: Sequence[ImageScore], count: int = 5) -> tuple[list[I
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
     """Return the content of bpd.json; with a non-finite image, ``valid`` is false and the figures are null."""
     values = np.array([score.bits_per_dim for score in evaluation.scores])
-    valid = bool(np.isfinite(values).all())
+    by_class = all(score.log_prob_by_class for score in evaluation.scores)
+    class_values = np.array([score.log_prob_by_class for score in evaluation.scores]) if by_class else values
+    valid = bool(np.isfinite(values).all() and np.isfinite(class_values).all())
     estimate = Estimate.of(values) if valid else None
     parts = np.mean([score.parts for score in evaluation.scores], axis=0).tolist() if valid else None
     baselines: dict[str, dict[str, float | str | None]] = {}
@@ -81,6 +84,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "standard_error": estimate.standard_error if estimate else None,
         "num_images": len(values),
         **evaluation.facts,
+        "classes": summarize_classes(evaluation.scores, evaluation.facts["num_dims"]) if valid and by_class else None,
         "parts": {"dequantisation": parts[0], "levels": parts[1:]} if parts else None,
         "baselines": baselines,
         "valid": valid,
@@ -104,10 +108,15 @@ def _write_csv(path: Path, evaluation: Evaluation) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         levels = [f"level_{level + 1}" for level in range(num_levels)]
-        writer.writerow(["key", "label", "bits_per_dim", "dequantisation", *levels, *(b.name for b in baselines)])
+        classes = ["bits_per_dim_without_label", "predicted"] if evaluation.scores[0].log_prob_by_class else []
+        names = [*levels, *(baseline.name for baseline in baselines), *classes]
+        writer.writerow(["key", "label", "bits_per_dim", "dequantisation", *names])
         for row, score in enumerate(evaluation.scores):
             others = [repr(float((baseline.bits_per_dim or [])[row])) for baseline in baselines]
             label = "" if score.label is None else score.label
+            if classes:
+                marginal = marginal_bits_per_dim(score, evaluation.facts["num_dims"])
+                others += [repr(marginal), str(int(np.argmax(score.log_prob_by_class)))]
             writer.writerow([score.key, label, repr(score.bits_per_dim), *map(repr, score.parts), *others])
 
 
@@ -115,10 +124,12 @@ def _render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(files("glow.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8"))
     most, least = extreme_scores(evaluation.scores)
-    plots: dict[str, str | None] = {"histogram": None, "levels": None, "training": None}
+    plots: dict[str, str | None] = {"histogram": None, "levels": None, "training": None, "reliability": None}
     if summary["valid"]:
         plots["histogram"] = _svg(_histogram(evaluation))
         plots["levels"] = _svg(_levels(summary["parts"]))
+        if summary["classes"]:
+            plots["reliability"] = _svg(_reliability(reliability(evaluation.scores)))
     if any("validation/bits_per_dim" in line or "train/bits_per_dim" in line for line in evaluation.metrics):
         plots["training"] = _svg(_training_curve(evaluation.metrics))
     return template.render(
@@ -158,6 +169,19 @@ def _levels(parts: Mapping[str, Any]) -> Figure:
     axes.margins(x=0.18)
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set(xlabel="contribution in bits/dim (they add up to the total)")
+    return _plain(figure)
+
+
+def _reliability(bins: Reliability) -> Figure:
+    figure = Figure(figsize=(6.4, 3), layout="constrained")
+    axes = figure.add_subplot()
+    width = bins.edges[1] - bins.edges[0]
+    axes.bar(bins.edges[:-1], np.nan_to_num(bins.accuracies), width, align="edge", color=BLUE, edgecolor="white")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    for edge, count, accuracy in zip(bins.edges, bins.counts, np.nan_to_num(bins.accuracies), strict=False):
+        if count:
+            axes.annotate(f"{count:,}", (edge + width / 2, accuracy), ha="center", va="bottom", fontsize=8)
+    axes.set(xlabel="probability of the most probable class", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.1))
     return _plain(figure)
 
 

@@ -1,0 +1,84 @@
+"""Which half of a state a coupling changes, given the other half."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Mask(Protocol):
+    """Cuts a state in two halves of one shape, and puts them together again."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the half that is given and the half that is changed."""
+
+    def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
+        """Undo ``split``."""
+
+    def given(self, x_a: Tensor) -> Tensor:
+        """Return what the network sees of the given half."""
+
+    def changed(self, output: Tensor) -> Tensor:
+        """Return that part of the network's output that belongs to the changed half."""
+
+
+class ChannelMask:
+    """The first half of the channels is given, the second half changed: ``[N, 2c, ...]``.
+
+    Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP, arXiv 1605.08803), section 3.4.
+    """
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two halves, ``[N, c, ...]``."""
+        x_a, x_b = x.chunk(2, dim=1)
+        return x_a, x_b
+
+    def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
+        """Put them together."""
+        return torch.cat([x_a, x_b], dim=1)
+
+    def given(self, x_a: Tensor) -> Tensor:
+        """Return the half itself."""
+        return x_a
+
+    def changed(self, output: Tensor) -> Tensor:
+        """Return the whole output."""
+        return output
+
+
+class CheckerboardMask:
+    """Pixels with ``row + column + parity`` even are given, the others changed: ``[N, C, H, W]``, W even.
+
+    Halves are ``[N, C, H, W/2]``; the network sees all pixels, the changed ones as 0.
+
+    Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP, arXiv 1605.08803), section 3.4.
+    """
+
+    def __init__(self, parity: int) -> None:
+        self.parity = parity
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return given and changed pixels."""
+        left, right = x.unflatten(-1, (-1, 2)).unbind(-1)
+        given_is_left = self._given_is_left(x)
+        return torch.where(given_is_left, left, right), torch.where(given_is_left, right, left)
+
+    def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
+        """Put them together."""
+        given_is_left = self._given_is_left(x_a)
+        pairs = torch.where(given_is_left, x_a, x_b), torch.where(given_is_left, x_b, x_a)
+        return torch.stack(pairs, dim=-1).flatten(-2)
+
+    def given(self, x_a: Tensor) -> Tensor:
+        """Return the image of the given pixels, ``[N, C, H, W]``."""
+        return self.join(x_a, torch.zeros_like(x_a))
+
+    def changed(self, output: Tensor) -> Tensor:
+        """Return the output at the changed pixels."""
+        return self.split(output)[1]
+
+    def _given_is_left(self, x: Tensor) -> Tensor:
+        rows = torch.arange(x.shape[2], device=x.device)
+        return ((rows + self.parity) % 2 == 0)[:, None]
