@@ -69,7 +69,7 @@ def _refuse_commands_of_files(values: object, arguments: Sequence[str]) -> None:
         and values.startswith("pipe:")
         and not any(argument == values or argument.endswith(f"={values}") for argument in arguments)
     ):
-        raise ValueError(f"{values}: a command is taken from the command line only, not from a file")
+        raise ValueError(f"{values}: a command is taken from the command line only, as an argument of its own")
 
 
 def _join_repeated(arguments: list[str], option: str, quote: bool) -> list[str]:

@@ -26,10 +26,10 @@ from glow.locking import locked
 from glow.model import Glow
 from glow.precision import set_compute_dtype, use_exact_float32
 from glow.sampling import Draw, image_grid, sample_images
-from glow.training.checkpoint import CheckpointManager, changed_options, check_same_run, read_state
+from glow.training.checkpoint import CheckpointManager, changed_options, check_same_run, flatten, read_state
 from glow.training.metrics import write_environment
 from glow.training.stop import StopRequest, forget_stop
-from glow.training.trainer import Trainer, TrainingBatch
+from glow.training.trainer import Trainer, TrainingBatch, check_agreement
 
 HOW_TO_LAUNCH = "accelerate launch --multi_gpu starts several, without GPUs too (and no --cpu)"
 
@@ -37,7 +37,7 @@ HOW_TO_LAUNCH = "accelerate launch --multi_gpu starts several, without GPUs too 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on training, up to ``train.num_steps``."""
     run = complete(parse_config(TrainRun, argv, "train"))
-    # Before anything that takes long, and before the data loader's workers, which inherit the handlers.
+    # Before anything that takes long.
     with StopRequest(run.output, run.time_limit) as stop:
         train(run, stop)
 
@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(run: TrainRun, stop: StopRequest) -> None:
     """Let one training at a time write to the run directory."""
     accelerator = build_accelerator(run)
+    splits = load_dataset(run.data.path).splits
+    # Before the first collective of the model: processes with other models would wait for each other.
+    check_agreement(flatten(config_to_dict(run)) | {f"{name} split": split.sha256 for name, split in splits.items()})
     with locked(Path(run.output) / ".lock", run.output) if accelerator.is_main_process else nullcontext():
         train_locked(run, stop, accelerator)
 

@@ -1,5 +1,7 @@
 """The order of training, and batches: every image once, the same for any number of processes and workers."""
 
+import contextlib
+import dataclasses
 import itertools
 import json
 import shutil
@@ -243,6 +245,27 @@ def test_manifest_cannot_point_elsewhere(dataset, tmp_path, path):
         load_dataset(copy)
 
 
+def sample_of(reader):
+    return reader.read([1])[1]
+
+
+def test_every_damage_of_a_png_is_noticed(dataset):
+    reader = SplitReader(dataset, "train")
+    sample, rng = sample_of(reader), np.random.default_rng(0)
+    right = reader.decode(sample)
+    for trial in range(300):
+        png = bytearray(sample.png)
+        place = int(rng.integers(len(png)))
+        if trial % 3:
+            png[place] ^= 1 << int(rng.integers(8))
+        else:
+            png[place:] = bytes(len(png) - place) if trial % 2 else b""
+        damaged = dataclasses.replace(sample, png=bytes(png))
+        # A changed end marker or signature leaves the pixels as they are.
+        with contextlib.suppress(ValueError):
+            assert np.array_equal(reader.decode(damaged), right), (trial, place)
+
+
 def test_damaged_or_foreign_image_is_a_clear_error(dataset, tmp_path):
     copy = broken(dataset, tmp_path)
     reader = SplitReader(copy, "train")
@@ -253,6 +276,8 @@ def test_damaged_or_foreign_image_is_a_clear_error(dataset, tmp_path):
     shard.write_bytes(data)
     with pytest.raises(ValueError, match=r"sample class\d-\d+ is damaged"):
         reader.decode(reader.read([0])[0])
+    with pytest.raises(ValueError, match=r"sample class\d-\d+ is damaged"):
+        reader.decode(type(sample_of(reader))("class0-0", b"", b""))
     Image.new("RGB", (9, 8)).save(tmp_path / "other.png")
     sample = reader.read([1])[1]
     other = type(sample)(sample.key, (tmp_path / "other.png").read_bytes(), None)
@@ -349,6 +374,61 @@ def test_server_without_ranges_is_a_clear_error(dataset, server, monkeypatch):
     monkeypatch.setattr(handler, "parse_request", lambda self: parse(self) and not setattr(self, "headers", {}))
     with pytest.raises(ValueError, match="does not answer requests for parts of a file"):
         reader.read([0])
+
+
+class OddHandler(BaseHTTPRequestHandler):
+    """Answers requests for parts in ways that are allowed, or wrong: by the first word of the path."""
+
+    root = None
+
+    def do_GET(self):
+        kind, _, name = self.path[1:].partition("/")
+        content = (self.root / name).read_bytes()
+        asked = self.headers.get("Range")
+        if asked is None:
+            self.send_response(200)
+        else:
+            start, end = (int(word) for word in asked.removeprefix("bytes=").split("-"))
+            part = content[start : end + 1]
+            self.send_response(206)
+            if kind == "size-unknown":
+                self.send_header("Content-Range", f"bytes {start}-{end}/*")
+            if kind == "short":
+                part = part[:-10]
+                self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+            content = part
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def odd_server(dataset, monkeypatch):
+    monkeypatch.setattr(files, "RETRY_DELAYS_S", (0.01,))
+    handler = type("Handler", (OddHandler,), {"root": dataset})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http_server.server_port}"
+        http_server.shutdown()
+        thread.join()
+
+
+def test_server_may_leave_the_size_open(dataset, odd_server):
+    numbers = range(5, 25)
+    assert SplitReader(f"{odd_server}/size-unknown", "train").read(numbers) == SplitReader(dataset, "train").read(
+        numbers
+    )
+
+
+@pytest.mark.parametrize("kind", ["short", "no-range"])
+def test_wrong_answers_of_a_server_are_tried_again_and_name_the_shard(odd_server, kind):
+    reader = SplitReader(f"{odd_server}/{kind}", "train")
+    with pytest.raises(ValueError, match=r"/train-00000\.tar: cannot be read, tried 2 times: \d+ bytes, not those"):
+        reader.read([3])
 
 
 parse = BaseHTTPRequestHandler.parse_request

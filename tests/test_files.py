@@ -102,7 +102,33 @@ def test_names_are_words_of_the_shell_and_commands_need_one():
 def test_copies_in_a_folder_of_another_user_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "getuid", lambda: 12345)
     with pytest.raises(ValueError, match="glow-12345: belongs to another user"):
-        fetch("pipe:echo {}", "0" * 64)
+        fetch("pipe:echo {}", "0" * 64, 1)
+
+
+def test_damaged_copy_is_fetched_again(dataset, command, tmp_path):
+    SplitReader(command, "test").read([0])
+    (copy,) = tmp_path.glob("glow-*/*.tar")
+    copy.write_bytes(b"")
+    assert SplitReader(command, "test").read([0]) == SplitReader(dataset, "test").read([0])
+
+
+def test_no_room_for_copies_is_said_at_once_and_leaves_nothing(dataset, command, tmp_path, monkeypatch):
+    def full(location, output):
+        output.write(b"some")
+        raise OSError(28, "No space left on device")
+
+    reader = SplitReader(command, "test")
+    monkeypatch.setattr(files, "_run", full)
+    with pytest.raises(ValueError, match=r"no room for a copy of pipe:.*; set TMPDIR"):
+        reader.read([0])
+    assert not list(tmp_path.glob("glow-*/*.partial"))
+
+
+def test_dead_command_is_given_up_after_the_first_shard(dataset, tmp_path):
+    dead = f"pipe:case {{}} in *.tar) echo {{}} >> {tmp_path}/requests; exit 3;; esac; cat {dataset}/{{}}"
+    with pytest.raises(ValueError, match="tried 3 times: exit status 3"):
+        train_stage.main(options(dead, tmp_path / "run"))
+    assert len(requests(tmp_path)) == 3
 
 
 @pytest.mark.parametrize(

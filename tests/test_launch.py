@@ -115,7 +115,9 @@ def resized(dataset, runs, disturbed):
     shutil.copytree(disturbed, run)
     for step in range(11, STEPS + 1):
         shutil.rmtree(run / f"checkpoints/step-{step:08d}")
-    done = launch(3, options(dataset, run, "--num_processes", "3"), fault="20 1 terminate-launcher")
+    # The signal reaches the workers too.
+    workers = ("--num_processes", "3", "--data.num_workers", "1")
+    done = launch(3, options(dataset, run, *workers), fault="20 1 terminate-launcher")
     # torch's launcher hands the signal down and waits; all three end well, but it fails of its own SIGTERM.
     assert done.returncode == 1
     assert "exitcode" not in done.stderr

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import _rank_main, random_inputs, run_ranks, tiny_config, tiny_glow
+from conftest import _rank_main, run_ranks, tiny_config, tiny_glow
 from test_checkpoint import snapshot
 from test_training import assert_same_checkpoint, comparable, options
 
@@ -102,10 +102,7 @@ def stop_last_process(arguments, world):
 @pytest.mark.parametrize("world", [2, 3])
 def test_one_process_stops_all_at_the_same_step(dataset, tmp_path, world):
     run_ranks(stop_last_process, world, options(dataset, tmp_path), world)
-    assert json.loads((tmp_path / "stopped.json").read_text()) == {
-        "step": 3,
-        "reason": "another process was asked to stop",
-    }
+    assert json.loads((tmp_path / "stopped.json").read_text()) == {"step": 3, "reason": "SIGTERM"}
     assert read_metrics(tmp_path)[-1]["step"] == 3
 
 
@@ -165,13 +162,51 @@ def test_damaged_newest_checkpoint_is_set_aside_loudly(dataset, tmp_path):
     for output in (run, undisturbed):
         train_stage.main(options(dataset, output))
     newest = run / "checkpoints/step-00000008"
-    with (newest / "optimizer.safetensors").open("r+b") as file:
-        file.seek(500)
-        file.write(b"damage")
-    with pytest.warns(UserWarning, match=r"optimizer\.safetensors: damaged: .* Set aside as .*step-00000008\.damaged"):
-        train_stage.main(options(dataset, run))
-    assert_same_checkpoint(newest, undisturbed / "checkpoints/step-00000008")
-    assert comparable(run) == comparable(undisturbed)
+    for number in (1, 2):  # and again
+        with (newest / "optimizer.safetensors").open("r+b") as file:
+            file.seek(500)
+            file.write(b"damage")
+        aside = rf"optimizer\.safetensors: damaged: .* Set aside as .*step-00000008\.damaged-{number}"
+        with pytest.warns(UserWarning, match=aside):
+            train_stage.main(options(dataset, run))
+        assert_same_checkpoint(newest, undisturbed / "checkpoints/step-00000008")
+        assert comparable(run) == comparable(undisturbed)
+
+
+def test_damaged_old_checkpoint_stands_in_nobodys_way(dataset, tmp_path):
+    train_stage.main(options(dataset, tmp_path))
+    (tmp_path / "checkpoints/step-00000004/state.json").write_text("{")
+    train_stage.main(options(dataset, tmp_path, "--train.num_steps", "12"))
+    assert CheckpointManager(tmp_path).latest().name == "step-00000012"
+
+
+def test_training_does_not_begin_anew_over_damaged_checkpoints(dataset, tmp_path):
+    train_stage.main(options(dataset, tmp_path))
+    for path in tmp_path.glob("checkpoints/*/model.safetensors"):
+        path.write_bytes(b"damage")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"model\.safetensors: damaged: .* of 2 checkpoints none is intact"):
+            train_stage.main(options(dataset, tmp_path))
+    assert read_metrics(tmp_path)[-1]["step"] == 8
+
+
+def test_checkpoint_that_cannot_be_read_at_the_moment_is_not_set_aside(dataset, tmp_path, monkeypatch):
+    train_stage.main(options(dataset, tmp_path))
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint_module, "_sha256", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        train_stage.main(options(dataset, tmp_path))
+    assert not list(tmp_path.glob("checkpoints/*damaged*"))
+
+
+def test_stop_file_of_a_finished_training_does_not_stop_the_next(dataset, tmp_path):
+    train_and(options(dataset, tmp_path), 8, (tmp_path / "stop").touch)  # in the last step
+    assert not (tmp_path / "stopped.json").exists()
+    train_stage.main(options(dataset, tmp_path, "--train.num_steps", "12"))
+    assert CheckpointManager(tmp_path).latest().name == "step-00000012"
 
 
 def test_every_nth_checkpoint_is_kept(tmp_path):
@@ -221,20 +256,60 @@ def test_random_rank_killed_at_random_moments_changes_nothing(dataset, tmp_path)
 # Agreement
 
 
-def disagree(kind, output):
+def change_weights(output):
     accelerator = Accelerator(cpu=True)
-    run = TrainRun(output if kind != "configuration" else f"{output}-{accelerator.process_index}", tiny_config())
     model = tiny_glow(torch.float32)
-    if kind == "parameters" and accelerator.process_index == 1:
+    if accelerator.process_index == 1:
         with torch.no_grad():
             next(model.parameters()).add_(1e-6)
-    trainer = Trainer(model, model.num_dims, run, accelerator)
     try:
-        trainer.fit(itertools.repeat(random_inputs(model.config)), None, dict)
+        Trainer(model, model.num_dims, TrainRun(output, tiny_config()), accelerator).fit(iter([]), None, dict)
     except ValueError as error:
         return str(error)
 
 
-@pytest.mark.parametrize("kind", ["parameters", "configuration"])
-def test_processes_that_differ_are_named(tmp_path, kind):
-    assert run_ranks(disagree, 2, kind, str(tmp_path)) == [f"process 1 has another {kind} than process 0"] * 2
+def test_process_with_other_parameters_is_named(tmp_path):
+    errors = run_ranks(change_weights, 2, str(tmp_path))
+    assert len(set(errors)) == 1
+    assert errors[0].startswith("process 1 has another parameters than process 0: ")
+
+
+def train_differently(arguments, others):
+    try:
+        train_stage.main(arguments if os.environ["RANK"] == "0" else others)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--model.num_levels", "1"], "process 1 has another model.num_levels than process 0: 1, not 2"),
+        (["--train.seed", "3"], "process 1 has another train.seed than process 0: 3, not 0"),
+        (["--model.scale", "exp"], "process 1 has another model.scale than process 0: exp, not None"),
+    ],
+)
+def test_process_with_other_options_is_named_before_the_model_is_built(dataset, tmp_path, extra, message):
+    arguments = options(dataset, tmp_path / "run")
+    assert run_ranks(train_differently, 2, arguments, [*arguments, *extra]) == [message] * 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_process_with_other_data_is_named(dataset, tmp_path):
+    link = tmp_path / "data"  # as on nodes that each have a copy of their own at the same place
+    arguments = [*options(link, tmp_path / "run")]
+    other = tmp_path / "other"
+    shutil.copytree(dataset, other)
+    manifest = json.loads((other / "dataset.json").read_text())
+    manifest["splits"]["validation"]["sha256"] = "0" * 64
+    (other / "dataset.json").write_text(json.dumps(manifest))
+    errors = run_ranks(train_on_own_copy, 2, arguments, [str(dataset), str(other)], str(link))
+    assert len(set(errors)) == 1
+    assert errors[0].startswith(f"process 1 has another validation split than process 0: {'0' * 64}, not ")
+
+
+def train_on_own_copy(arguments, copies, link):
+    load = train_stage.load_dataset
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_stage, "load_dataset", lambda path: load(copies[int(os.environ["RANK"])]))
+        return train_differently(arguments, arguments)

@@ -5,11 +5,13 @@ A location is a path, a URL, or ``pipe:`` and a shell command that writes the fi
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import http.client
 import io
 import os
+import re
 import select
 import shlex
 import signal
@@ -26,6 +28,7 @@ from typing import BinaryIO, TypeVar
 PIPE = "pipe:"
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
 TIMEOUT_S = 30.0
+UNKNOWN_SIZE = -1  # of a file, when a server does not tell
 
 Result = TypeVar("Result")
 
@@ -45,7 +48,7 @@ def join(base: str | Path, name: str) -> str:
 
 
 def read_part(location: str, start: int = 0, end: int | None = None) -> tuple[bytes, int]:
-    """Return the bytes ``start .. end - 1`` (None: all from ``start``) of a file, and the size of the whole file.
+    """Return the bytes ``start .. end - 1`` (None: all from ``start``) of a file, and its size or ``UNKNOWN_SIZE``.
 
     A read that fails, or not from a disk stalls for 30 s, is tried again after growing pauses.
 
@@ -60,13 +63,13 @@ def read_part(location: str, start: int = 0, end: int | None = None) -> tuple[by
     return _persistently(location, lambda: read(location, start, end))
 
 
-def fetch(location: str, sha256: str) -> str:
+def fetch(location: str, sha256: str, num_bytes: int) -> str:
     """Return the path of a copy of what a ``pipe:`` command writes; all processes on this machine share it.
 
     It lies in the temporary directory (the variable TMPDIR) under its checksum, and stays there for the next run.
 
     Raises:
-        ValueError: when the command fails or writes something else; names it.
+        ValueError: when the command fails or writes something else, or there is no room for the copy; names it.
     """
     folder = Path(tempfile.gettempdir()) / f"glow-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -75,7 +78,7 @@ def fetch(location: str, sha256: str) -> str:
     copy = folder / f"{sha256}.tar"
     with (folder / f"{sha256}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process fetches, the others wait for it
-        if not copy.exists():
+        if not copy.exists() or copy.stat().st_size != num_bytes:
             _persistently(location, lambda: _fetch(location, copy, sha256))
     return str(copy)
 
@@ -111,13 +114,16 @@ def _read_http(location: str, start: int, end: int | None) -> tuple[bytes, int]:
                 return content, len(content)
             if response.status != 206:
                 raise ValueError(f"{location}: the server does not answer requests for parts of a file")
-            return content, int(response.headers["Content-Range"].rpartition("/")[2])
+            told = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if told is None or int(told[1]) != start or len(content) != int(told[2]) + 1 - start:
+                raise OSError(f"{len(content)} bytes, not those that were asked for")
+            return content, UNKNOWN_SIZE if told[3] == "*" else int(told[3])
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (404, 410):
             raise FileNotFoundError(f"{location}: {error.reason}") from error
         if error.code == 416:  # the file is shorter than what is asked for
-            return b"", -1
+            return b"", UNKNOWN_SIZE
         raise
 
 
@@ -129,12 +135,19 @@ def _read_pipe(location: str, start: int, end: int | None) -> tuple[bytes, int]:
 
 def _fetch(location: str, copy: Path, sha256: str) -> None:
     partial = copy.with_suffix(".partial")
-    with partial.open("w+b") as file:
-        _run(location, file)
-        file.seek(0)
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise OSError(f"its {file.tell()} bytes do not have the sha256 that dataset.json says")
-    partial.replace(copy)
+    try:
+        with partial.open("w+b") as file:
+            _run(location, file)
+            file.seek(0)
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise OSError(f"its {file.tell()} bytes do not have the sha256 that dataset.json says")
+            os.fsync(file.fileno())
+        partial.replace(copy)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise ValueError(f"{copy.parent}: no room for a copy of {location}; set TMPDIR to another place") from error
+        raise
 
 
 def _run(location: str, output: BinaryIO) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -127,8 +128,20 @@ def train_batches(
     # Each worker is a reader of its own, with its own slots of the batch; their parts arrive in turn.
     num_workers = min(config.num_workers, batch_size // share.num_processes)
     stream = _TrainStream(config, batch_size, seed, images_seen, share)
-    loader = DataLoader(stream, batch_size=None, num_workers=num_workers, prefetch_factor=4 if num_workers else None)
+    loader = DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_leave_signals_to_training,
+    )
     return _joined(loader, max(1, num_workers))
+
+
+def _leave_signals_to_training(worker: int) -> None:
+    # Launchers and SLURM send SIGTERM to workers too, which would die of it: they end with their training process.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _joined(parts: Iterable[Batch | ValueError], count: int) -> Iterator[Batch]:
@@ -192,9 +205,9 @@ class _TrainStream(IterableDataset[Batch | ValueError]):
     def __iter__(self) -> Iterator[Batch | ValueError]:
         try:
             yield from self._parts()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             # Handed over instead of raised, because a data loader turns what a worker raises into a traceback.
-            yield error
+            yield ValueError(str(error))
 
     def _parts(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -210,10 +223,15 @@ class _TrainStream(IterableDataset[Batch | ValueError]):
         while True:
             batch_starts = position + self.batch_size * np.arange(window)
             epochs, numbers = order.at(batch_starts[:, None] + slots)
-            samples, errors = self.reader.read_readable(numbers.ravel().tolist())
+            samples, errors = self._read(numbers.ravel().tolist())
             for row in zip(epochs.tolist(), numbers.tolist(), strict=True):
                 yield self._batch(zip(*row, strict=True), samples, errors)
             position += self.batch_size * window
+
+    def _read(self, numbers: list[int]) -> tuple[dict[int, Sample], dict[int, ValueError]]:
+        if self.config.on_error == "stop":
+            return self.reader.read(numbers), {}
+        return self.reader.read_readable(numbers)
 
     def _batch(
         self, places: Iterable[tuple[int, int]], samples: dict[int, Sample], errors: dict[int, ValueError]
@@ -246,5 +264,5 @@ class _TrainStream(IterableDataset[Batch | ValueError]):
         rng = generator(self.seed, "substitute", epoch, number)
         for other in rng.integers(len(self.reader), size=100).tolist():
             with contextlib.suppress(ValueError):
-                return self._decode(other, *self.reader.read_readable([other]))
+                return self._decode(other, *self._read([other]))
         raise ValueError(f"{self.config.path}: of 100 samples at random, none can be read")

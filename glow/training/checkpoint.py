@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,21 +88,35 @@ class CheckpointManager:
         return self.all()[-1] if self.all() else None
 
     def latest_intact(self) -> Path | None:
-        """Return the newest checkpoint whose files all have their checksums; set damaged ones aside, with a warning."""
+        """Return the newest checkpoint whose files all have their checksums; set newer ones aside, with a warning.
+
+        Raises:
+            ValueError: when there are checkpoints, but all are damaged; they stay where they are.
+        """
+        damaged: list[tuple[Path, ValueError]] = []
         for path in reversed(self.all()):
             try:
                 verify(path)
             except ValueError as error:
-                aside = path.rename(path.with_suffix(".damaged"))
-                warnings.warn(f"{error}. Set aside as {aside}; trying the checkpoint before", stacklevel=2)
-            else:
-                return path
+                damaged.append((path, error))
+                continue
+            for other, problem in damaged:
+                warnings.warn(f"{problem}. Set aside as {_set_aside(other)}; trying the one before", stacklevel=2)
+            return path
+        if damaged:
+            raise ValueError(
+                f"{damaged[0][1]}, and of {len(damaged)} checkpoints none is intact; remove {self.directory} to begin "
+                "anew, or choose another output"
+            )
         return None
 
     def best(self) -> Path | None:
         """Return the checkpoint with the lowest validation bits/dim, or None where none was validated."""
-        scores = [(read_state(path).get("validation_bits_per_dim"), path) for path in self.all()]
-        validated = [(score, path) for score, path in scores if score is not None]
+        validated = []
+        for path in self.all():
+            with suppress(ValueError):  # a damaged one is not the best
+                score = read_state(path).get("validation_bits_per_dim")
+                validated += [] if score is None else [(score, path)]
         return min(validated)[1] if validated else None
 
     def prune(self) -> None:
@@ -177,7 +192,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         state = json.loads(path.read_text())
         if not isinstance(state["step"], int) or not isinstance(state["sha256"], dict):
             raise TypeError("step and sha256 have other types")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a readable checkpoint state: {error!r}") from error
     return state
 
@@ -290,7 +305,7 @@ def check_same_run(checkpoint: Path, new: TrainRun, data_sha256: str) -> None:
 
 def changed_options(checkpoint: Path, new: TrainRun) -> list[str]:
     """Describe every option that differs from those a checkpoint was written with, but for where the run lies."""
-    before, now = _flat(config_to_dict(read_config(checkpoint))), _flat(config_to_dict(new))
+    before, now = flatten(config_to_dict(read_config(checkpoint))), flatten(config_to_dict(new))
     incidental = ("output", "data.path", "data.num_workers", "time_limit", "num_processes")
     return [
         f"{name} {now[name]} (was {before[name]})"
@@ -299,10 +314,11 @@ def changed_options(checkpoint: Path, new: TrainRun) -> list[str]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts as one, with names such as ``optimizer.lr``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 
@@ -324,6 +340,12 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
         name, entry = key.rsplit("/", 1)
         state[numbers[name]][entry] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _set_aside(checkpoint: Path) -> Path:
+    """Give a damaged checkpoint a name by which nobody takes it for one."""
+    names = (checkpoint.with_suffix(f".damaged-{number}") for number in itertools.count(1))
+    return checkpoint.rename(next(name for name in names if not name.exists()))
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -59,6 +59,11 @@ def record_stop(run: str | Path, step: int, reason: str) -> None:
     partial = Path(run) / f"{STOPPED_FILE}.partial"
     partial.write_text(json.dumps({"step": step, "reason": reason}) + "\n")
     partial.replace(Path(run) / STOPPED_FILE)
+    remove_stop_file(run)
+
+
+def remove_stop_file(run: str | Path) -> None:
+    """Take the stop file away, so that it does not stop the next training."""
     (Path(run) / STOP_FILE).unlink(missing_ok=True)
 
 

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from glow.config import TrainRun, config_to_dict
+from glow.config import TrainRun
 from glow.data.manifest import Split
 from glow.training.checkpoint import (
     BackgroundSaver,
@@ -33,7 +33,7 @@ from glow.training.checkpoint import (
 from glow.training.ema import EMA
 from glow.training.metrics import MetricsLog, Value
 from glow.training.schedule import build_optimizer, learning_rate
-from glow.training.stop import StopRequest, record_stop
+from glow.training.stop import StopRequest, record_stop, remove_stop_file
 
 Preview = Callable[[], Mapping[str, float | np.ndarray]]
 
@@ -115,7 +115,7 @@ class Trainer:
             stop: Says whether this process was asked to stop; one process is enough.
 
         Raises:
-            ValueError: on all processes, when they differ in configuration or parameters; names those that do.
+            ValueError: on all processes, when they differ in position or parameters; names one that does.
             OSError: on the main process, when a checkpoint could not be written.
             TrainingDiverged: on all processes, before the optimiser step, when loss or gradient is not finite.
             ValueError: on all processes, when more data was skipped than data.max_skipped allows.
@@ -158,8 +158,10 @@ class Trainer:
                 if last or reason or is_best or self.step % train.checkpoint_every == 0:
                     self._save(saver, score)
         # Before the others may go: a launcher that ends first can have this process killed.
-        if reason and self.step < train.num_steps and is_main:
+        if is_main and reason and self.step < train.num_steps:
             record_stop(self.run.output, self.step, reason)
+        elif is_main:
+            remove_stop_file(self.run.output)
         self.accelerator.wait_for_everyone()
 
     @property
@@ -204,10 +206,9 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         self.ema.update(self.model, self.step)
-        if stops and reason is None:
-            # The stop file may have come between the looks of two processes at it.
-            reason = (stop.reason() if stop else None) or "another process was asked to stop"
-        return loss_value, norm_value, reason if stops else None
+        if stops:  # not every process may have been asked
+            reason = next(theirs for theirs in gather_object([reason]) if theirs is not None)
+        return loss_value, norm_value, reason
 
     def _record_skipped(self, batch: TrainingBatch) -> None:
         """Count and list what all processes skipped in this step (a collective)."""
@@ -281,16 +282,11 @@ class Trainer:
             self.best = min(self.best, score)
 
     def _check_agreement(self) -> None:
-        """Raise on all processes when one has another configuration, position or other parameters (a collective)."""
+        """Raise on all processes when one has another position or other parameters (a collective)."""
         digest = hashlib.sha256()
         for value in self.model.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
-        mine = {"configuration": config_to_dict(self.run), "step": self.step, "parameters": digest.hexdigest()}
-        everyone = gather_object([mine])
-        for rank, theirs in enumerate(everyone):
-            for name, value in everyone[0].items():
-                if theirs[name] != value:
-                    raise ValueError(f"process {rank} has another {name} than process 0")
+        check_agreement({"step": self.step, "parameters": digest.hexdigest()})
 
     def _diagnosis(self, batch: TrainingBatch, loss: float, norm: float) -> str:
         size = self.run.train.microbatch_size or len(batch)
@@ -303,6 +299,21 @@ class Trainer:
             f"Last good checkpoint: {latest or 'none yet'}. A lower optimizer.lr, a longer optimizer.warmup_steps or "
             "optimizer.max_grad_norm may help"
         )
+
+
+def check_agreement(facts: Mapping[str, object]) -> None:
+    """Raise on all processes when one of them has other facts, or other ones, than process 0 (a collective).
+
+    Raises:
+        ValueError: names the process and the fact.
+    """
+    everyone = gather_object([dict(facts)])
+    for rank, theirs in enumerate(everyone):
+        for name in sorted(everyone[0].keys() | theirs.keys()):
+            if theirs.get(name) != everyone[0].get(name):
+                raise ValueError(
+                    f"process {rank} has another {name} than process 0: {theirs.get(name)}, not {everyone[0].get(name)}"
+                )
 
 
 def _peak_memory_bytes() -> int:
