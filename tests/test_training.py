@@ -246,11 +246,14 @@ def train_main(arguments):
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_train_like_one(dataset, tmp_path, world):
     alone, several = tmp_path / "alone", tmp_path / "several"
-    train_stage.main(options(dataset, alone))
-    run_ranks(train_main, world, options(dataset, several))
+    # Adam and its kin divide by the size of gradients, those too that are nothing but rounding.
+    extra = ["--optimizer.name", "sgd", "--optimizer.lr", "0.05"]
+    train_stage.main(options(dataset, alone, *extra))
+    run_ranks(train_main, world, options(dataset, several, *extra))
     for one, other in zip(comparable(alone), comparable(several), strict=True):
         assert one.keys() == other.keys()
-        assert all(one[key] == pytest.approx(other[key], rel=1e-3) for key in one if key != "health/inverse_error")
+        for key in one.keys() - {"health/inverse_error"}:
+            assert one[key] == pytest.approx(other[key], rel=1e-5, abs=1e-6), key
     assert json.loads((several / "environment.json").read_text())["num_processes"] == world
 
 
