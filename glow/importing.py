@@ -25,7 +25,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: no such file") from error
     except Exception as error:  # torch.load raises whatever its unpickler meets in a file of another kind
         raise ValueError(f"{path}: not a file of tensors written by torch.save: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path}: not a state dict (tensors by name)")
     return state
 
@@ -49,32 +49,44 @@ def from_rosinality(
         ValueError: for another kind of state dict.
     """
     theirs = {name.removeprefix("module."): tensor.double() for name, tensor in state.items()}
+    uninitialized = [name for name, tensor in theirs.items() if name.endswith("actnorm.initialized") and not tensor]
+    if uninitialized:
+        raise ValueError(f"the model was never trained: {uninitialized[0]} is 0")
     try:
         config = _config(theirs, image_size, num_bits)
         tensors = _convert(theirs, config)
     except KeyError as error:
         raise ValueError(f"not a state dict of rosinality's Glow: it has no {error.args[0]}") from error
+    except (IndexError, RuntimeError) as error:
+        raise ValueError(f"not a state dict of rosinality's Glow: {error}") from error
     model = Glow(config).double()
     expected = model.state_dict()
     for name, tensor in expected.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
             found = list(tensors[name].shape) if name in tensors else "nothing"
-            raise ValueError(f"not a state dict of rosinality's Glow: {found} for {name}, {list(tensor.shape)}")
+            raise ValueError(
+                f"not a state dict of rosinality's Glow: {found} where {list(tensor.shape)} is wanted for {name}"
+            )
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"the model is broken: {name} is not finite")
     return config, tensors
 
 
 def _config(theirs: Mapping[str, Tensor], image_size: int, num_bits: int) -> ModelConfig:
-    numbers = [re.match(r"blocks\.(\d+)\.flows\.(\d+)\.", name) for name in theirs]
+    numbers = [re.match(r"blocks\.(\d{1,2})\.flows\.(\d{1,4})\.", name) for name in theirs]
     steps = [(int(match[1]), int(match[2])) for match in numbers if match]
     if not steps:
         raise KeyError("blocks.0.flows.0")
     channels = theirs["blocks.0.flows.0.actnorm.loc"].shape[1]
     network = "blocks.0.flows.0.coupling.net"
     is_affine = theirs[f"{network}.4.conv.weight"].shape[0] == channels
+    num_levels = 1 + max(block for block, _ in steps)
+    if image_size % 2**num_levels:
+        raise ValueError(f"image_size: {image_size} is not allowed; a multiple of 2^L = {2**num_levels} is")
     return ModelConfig(
         image_shape=(channels // 4, image_size, image_size),
         num_bits=num_bits,
-        num_levels=1 + max(block for block, _ in steps),
+        num_levels=num_levels,
         num_steps_per_level=1 + max(flow for _, flow in steps),
         hidden_channels=theirs[f"{network}.0.weight"].shape[0],
         coupling="affine" if is_affine else "additive",
@@ -102,6 +114,16 @@ def _convert(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Ten
     return ours
 
 
+def _plain_weight(theirs: Mapping[str, Tensor], source: str) -> Tensor:
+    """Return W; the last block of that program is LU-decomposed even where its other blocks are not."""
+    if f"{source}.w_p" not in theirs:
+        return theirs[f"{source}.weight"].flatten(1)
+    identity = torch.eye(len(theirs[f"{source}.w_s"]), dtype=torch.float64)
+    diagonal = torch.diag(theirs[f"{source}.s_sign"] * theirs[f"{source}.w_s"].exp())
+    lower, upper = theirs[f"{source}.w_l"].tril(-1) + identity, theirs[f"{source}.w_u"].triu(1) + diagonal
+    return theirs[f"{source}.w_p"] @ lower @ upper
+
+
 def _convert_step(theirs: Mapping[str, Tensor], source: str, config: ModelConfig) -> dict[str, Tensor]:
     scale = theirs[f"{source}.actnorm.scale"].flatten()
     sign = scale.sign()
@@ -119,7 +141,7 @@ def _convert_step(theirs: Mapping[str, Tensor], source: str, config: ModelConfig
             "1.sign": theirs[f"{source}.invconv.s_sign"] * sign,
         }
     else:
-        ours["1.matrix"] = theirs[f"{source}.invconv.weight"].flatten(1) * sign
+        ours["1.matrix"] = _plain_weight(theirs, f"{source}.invconv") * sign
     last = {
         "weight": theirs[f"{source}.coupling.net.4.conv.weight"],
         "bias": theirs[f"{source}.coupling.net.4.conv.bias"],

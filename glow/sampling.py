@@ -34,10 +34,10 @@ class Draw:
         """Return the class of image ``index``; 0 for a model without classes."""
         return index % max(1, num_classes) if self.label is None else self.label
 
-    def check(self, model: Glow) -> None:
-        """Raise a ValueError when the model does not have that class."""
-        if self.label is not None and self.label >= model.num_classes:
-            has = f"classes 0 to {model.num_classes - 1}" if model.num_classes else "no classes"
+    def check(self, num_classes: int) -> None:
+        """Raise a ValueError when a model of so many classes does not have that one."""
+        if self.label is not None and self.label >= num_classes:
+            has = f"classes 0 to {num_classes - 1}" if num_classes else "no classes"
             raise ValueError(f"label: {self.label}, but the model has {has}")
 
 
@@ -53,7 +53,7 @@ def sample_images(
     Raises:
         ValueError: when the model does not have the class that is asked for.
     """
-    draw.check(model)
+    draw.check(model.num_classes)
     parameter = next(model.parameters())
     group = group_size(model.image_shape)
     images: list[Tensor] = []

@@ -41,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             f"{config.data}: images of shape {list(reader.dataset.shape)}, but the model of {checkpoint} is for "
             f"{list(model.image_shape)}"
         )
+    if model.num_classes and len(reader.dataset.classes or ()) > model.num_classes:
+        raise ValueError(
+            f"{config.data}: {len(reader.dataset.classes or ())} classes, but the model of {checkpoint} has "
+            f"{model.num_classes}"
+        )
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     use_exact_float32()
     model.to(accelerator.device)
@@ -115,7 +120,8 @@ def sample_grids(directory: Path, weights: str) -> dict[str, Path]:
         return {}
     described = json.loads(path.read_text())
     names = [f"{temperature:.2f}" for temperature in described["temperatures"]]
-    grids = {f"temperature {name}": directory / f"grid-t{name}.png" for name in names}
+    of_class = "" if described["label"] is None else f", class {described['label']}"
+    grids = {f"temperature {name}{of_class}": directory / f"grid-t{name}.png" for name in names}
     return {caption: grid for caption, grid in grids.items() if described["weights"] == weights and grid.is_file()}
 
 

@@ -29,14 +29,16 @@ def main(argv: Sequence[str] | None = None) -> Path:
     checkpoint = find_checkpoint(config.checkpoint, config.which)
     step = read_state(checkpoint)["step"]
     output = Path(config.output or run_directory(checkpoint) / "samples" / f"step-{step:08d}")
+    model = read_config(checkpoint).model
+    Draw(config.seed, config.label).check(model.num_classes or 0)
+    merged = list(merge(config, checkpoint, output)) if config.merge else None
     output.mkdir(parents=True, exist_ok=True)
     if config.save_grids:
         # samples.json vouches for the grids: it goes first and comes last.
         for earlier in [output / "samples.json", *output.glob("grid-t*.png")]:
             earlier.unlink(missing_ok=True)
-    model = read_config(checkpoint).model
     rows = model.num_classes or 0 if config.label is None else 0
-    for temperature, images in merge(config, checkpoint, output) if config.merge else draw(config, checkpoint):
+    for temperature, images in merged or draw(config, checkpoint):
         if config.save_images and not config.merge:
             write_images(images, temperature, config, checkpoint, output)
         if config.save_grids:

@@ -13,7 +13,7 @@ from glow.bijectors.conv1x1 import PERMUTATIONS, LUConv1x1, OrthogonalConv1x1, P
 from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling
 from glow.bijectors.mask import ChannelMask, CheckerboardMask
 from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
-from glow.bijectors.split import BorderTopPrior, SplitPrior, TopPrior
+from glow.bijectors.split import BorderTopPrior, Identity, SplitPrior, TopPrior
 from glow.bijectors.squeeze import Squeeze
 from glow.gated import GatedNet
 from glow.nets import CouplingNet
@@ -58,6 +58,9 @@ BIJECTORS = {
     **{name: partial(coupling, *parts[:3], **parts[3]) for name, parts in COUPLINGS.items()},
     "split": lambda: SplitPrior(4),
     "split indicator": lambda: SplitPrior(4, "indicator"),
+    "split ones": lambda: SplitPrior(4, "ones"),
+    "top border indicator": lambda: BorderTopPrior(4, "indicator"),
+    "identity": Identity,
     "top": lambda: TopPrior(4),
     "top border": lambda: BorderTopPrior(4, "ones"),
     "squeeze": Squeeze,
@@ -67,6 +70,11 @@ BIJECTORS = {
 CONDITIONAL = {
     "affine": lambda: AffineCoupling(CouplingNet(2, 8, 4, context_channels=3)),
     "gated": lambda: AffineCoupling(GatedNet(2, 8, 4, (4, 2), num_blocks=1, context_channels=3)),
+    "additive": lambda: AdditiveCoupling(CouplingNet(2, 8, 2, context_channels=3)),
+    "mixture": lambda: MixtureCoupling(
+        CouplingNet(2, 8, 2 * parameters_per_number(3), context_channels=3), num_mixtures=3
+    ),
+    "checkerboard": lambda: AffineCoupling(CouplingNet(4, 8, 8, context_channels=3), CheckerboardMask(1)),
     "split": lambda: SplitPrior(4, context_channels=3),
     "top": lambda: TopPrior(4, context_channels=3),
     "top border": lambda: BorderTopPrior(4, "indicator", context_channels=3),
@@ -126,7 +134,7 @@ def test_conditional_bijector_is_exact_given_its_context(name):
             module.begin_initialization("it")
     context = torch.eye(3, dtype=torch.float64)[:, :, None, None]
     bijector(examples(3), context)
-    perturb(bijector, 0.3)
+    perturb(bijector, 0.05)
     with pytest.raises(ValueError, match="it needs labels"):
         bijector(examples(3))
     outputs = [bijector(examples(1), context[row : row + 1])[0] for row in range(3)]
@@ -328,6 +336,8 @@ def test_mixture_coupling_is_inverted_far_into_its_tails(dtype, tolerance, sprea
     parameters, z = parameters.to(dtype), z.to(dtype)
     x, inverse_logdet = coupling.inverse_transform(z, parameters)
     again, logdet = coupling.transform(x, parameters)
+    usual = z.abs() < 5
+    assert ((again - z).abs()[usual] <= tolerance).all()
     # A float32 x has neighbours a rounding error apart, which the map may pull apart by its slope.
     rounding = torch.finfo(dtype).eps * x.abs() * logdet.exp()
     assert ((again - z).abs() - rounding <= tolerance * z.abs().clamp(min=1)).all()

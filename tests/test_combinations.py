@@ -19,19 +19,20 @@ NUM_STEPS_PER_LEVEL = 32
 @st.composite
 def configs(draw):
     """Any allowed ModelConfig of small images."""
-    levels = draw(st.integers(1, 2))
+    levels, mask = draw(st.integers(1, 2)), draw(st.sampled_from(["channels", "checkerboard"]))
+    narrowest = 1 if mask == "channels" else 2
     parts = {
         "image_shape": (
             draw(st.sampled_from([1, 2, 3])),
-            2**levels * draw(st.integers(1, 2)),
-            2 ** (levels + 1) * draw(st.integers(1, 2)),
+            2**levels * draw(st.integers(1, 3)),
+            2**levels * draw(st.sampled_from([narrowest, 2, 2 * narrowest])),
         ),
         "num_bits": draw(st.integers(1, 8)),
         "num_levels": levels,
         "num_steps_per_level": NUM_STEPS_PER_LEVEL,
         "hidden_channels": draw(st.sampled_from([4, 8])),
         "coupling": draw(st.sampled_from(["affine", "additive", "mixture"])),
-        "mask": draw(st.sampled_from(["channels", "checkerboard"])),
+        "mask": mask,
         "permutation": draw(st.sampled_from(["lu", "plain", "orthogonal", "reverse", "shuffle"])),
         "network": draw(st.sampled_from(["conv", "gated"])),
         "split_prior": draw(st.sampled_from(["learned", "standard"])),
@@ -64,7 +65,7 @@ def smooth_inputs(config, count):
     return (255 * images).to(torch.uint8), noise, *labels
 
 
-@settings(max_examples=int(os.environ.get("GLOW_EXAMPLES", "4")), deadline=None, derandomize=True, database=None)
+@settings(max_examples=int(os.environ.get("GLOW_EXAMPLES", "6")), deadline=None, derandomize=True, database=None)
 @given(configs())
 def test_any_combination_trains_and_is_inverted_at_32_steps(config):  # GLOW_EXAMPLES=40 for more of them
     torch.manual_seed(0)
@@ -79,7 +80,7 @@ def test_any_combination_trains_and_is_inverted_at_32_steps(config):  # GLOW_EXA
         losses[-1].backward()
         nn.utils.clip_grad_norm_(model.parameters(), 100.0)
         optimizer.step()
-    assert min(losses[-5:]) < losses[0]
+    assert sum(losses[-5:]) < sum(losses[:5])
     model.eval()
     with torch.no_grad():
         x, _ = model.dequantize(images, noise)

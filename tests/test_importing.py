@@ -16,7 +16,7 @@ from pipelines import evaluate, import_checkpoint, sample
 LEVELS, STEPS, WIDTH = 3, 2, 6
 
 
-def make_state(affine: bool, lu: bool, size: float = 0.2, dtype=torch.float64) -> dict[str, torch.Tensor]:
+def make_state(affine: bool, lu: bool, size: float = 0.05, dtype=torch.float64) -> dict[str, torch.Tensor]:
     """A state dict with the names and shapes of that program, with random numbers nowhere special."""
     rng = torch.Generator().manual_seed(0)
 
@@ -32,7 +32,7 @@ def make_state(affine: bool, lu: bool, size: float = 0.2, dtype=torch.float64) -
             signs = torch.tensor([1.0, 1.0, -1.0], dtype=dtype).repeat(channels)[:channels]
             state[f"{name}.actnorm.scale"] = (1 + random(1, channels, 1, 1)) * signs.view(1, -1, 1, 1)
             state[f"{name}.actnorm.initialized"] = torch.tensor(1, dtype=torch.uint8)
-            if lu:
+            if lu or block == LEVELS - 1:  # that program decomposes its last block in any case
                 state[f"{name}.invconv.w_p"] = torch.eye(channels, dtype=dtype)[torch.randperm(channels, generator=rng)]
                 state[f"{name}.invconv.w_l"] = random(channels, channels, scale=0.05)
                 state[f"{name}.invconv.w_u"] = random(channels, channels, scale=0.05)
@@ -140,6 +140,7 @@ def test_imported_model_gives_the_same_log_prob_and_images(affine, lu, prefix):
     images, noise = images_of()
     x = (images // 8 + noise) / 32 - 0.5  # as that program scales 5-bit images
     expected, latents = Reference(state).log_prob_and_latents(x)
+    assert expected.abs().max() < 1e4
     assert torch.allclose(model(images, noise) - log_volume(192, 5), expected, rtol=1e-9, atol=0)
     ours, _ = model.encode(x)
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(ours, latents, strict=True))
@@ -179,8 +180,24 @@ def test_other_files_are_refused(tmp_path):
     del state["blocks.1.prior.scale"]
     with pytest.raises(ValueError, match=r"it has no blocks\.1\.prior\.scale"):
         from_rosinality(state, 8, 5)
-    with pytest.raises(ValueError, match=r"model\.image_shape: .* divisible by"):
+    with pytest.raises(ValueError, match=r"image_size: 20 is not allowed; a multiple of 2\^L = 8 is"):
         from_rosinality(make_state(True, True), 20, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("blocks.0.flows.0.actnorm.loc", torch.zeros(()), "not a state dict of rosinality's Glow: "),
+        ("blocks.0.flows.0.actnorm.scale", torch.ones(1, 5, 1, 1), "not a state dict of rosinality's Glow: "),
+        ("blocks.0.flows.0.actnorm.scale", torch.zeros(1, 12, 1, 1), r"log_scale is not finite"),
+        ("blocks.1.flows.0.actnorm.initialized", torch.tensor(0), r"never trained: blocks\.1\.flows\.0"),
+        ("blocks.1.prior.conv.bias", torch.full((24,), math.nan), r"conv\.bias is not finite"),
+    ],
+)
+def test_broken_models_are_refused(name, value, message):
+    state = make_state(True, True) | {name: value}
+    with pytest.raises(ValueError, match=message):
+        from_rosinality(state, 8, 5)
 
 
 class Evil:

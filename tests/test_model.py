@@ -9,13 +9,16 @@ from conftest import perturb, random_inputs, tiny_config, tiny_glow
 
 from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.conv1x1 import LUConv1x1
-from glow.bijectors.coupling import AffineCoupling
-from glow.bijectors.split import SplitPrior
+from glow.bijectors.coupling import AffineCoupling, Coupling, exp_log_scale, sigmoid_log_scale, tanh_log_scale
+from glow.bijectors.mixture import MixtureCoupling
+from glow.bijectors.split import BorderTopPrior, Identity, SplitPrior, TopPrior
 from glow.config import ModelConfig
+from glow.dequantization import VariationalDequantizer
 from glow.images import log_volume
 from glow.model import Glow, standard_normal_log_prob
 from glow.precision import set_compute_dtype
 
+CONDITIONAL = {"class_conditional": True, "num_classes": 3}
 VARIANTS = [
     {},
     {"coupling": "additive"},
@@ -102,7 +105,11 @@ def mass_by_sampling(model, count, generator):
     return share, math.sqrt(share * (1 - share) / count)
 
 
-def discrepancy(config, draws):
+# The mean of p / q over the noise has heavy tails where q is far from uniform: no number of draws would do.
+DEQUANTIZER_SIZE = 0.03
+
+
+def discrepancy(config, draws, size=0.1):
     """Compute the mass inside the data cube in two ways; return their difference in standard errors, and the mass.
 
     A flow onto Gaussian latents puts some mass outside the cube. What lies inside is, on one hand, the sum over all
@@ -112,7 +119,9 @@ def discrepancy(config, draws):
     torch.manual_seed(0)
     model = Glow(config).double()
     model.initialize(*random_inputs(config, 512))
-    perturb(model, 0.1)
+    perturb(model.chain, size)
+    if model.dequantizer is not None:
+        perturb(model.dequantizer, DEQUANTIZER_SIZE)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         enumerated, error = mass_by_enumeration(model, draws, generator)
@@ -130,22 +139,26 @@ NORMALISATION_CASES = [
     (ModelConfig(image_shape=(1, 4, 4), num_bits=1, **(TINY | {"num_levels": 2, "num_steps_per_level": 1})), 8),
     (ModelConfig(image_shape=(1, 2, 4), num_bits=1, **TINY, mask="checkerboard"), 500),
     *(
-        (ModelConfig(image_shape=(1, 2, 2), num_bits=1, **TINY, **changes), 1000)
-        for changes in (
-            {"coupling": "mixture", "num_mixtures": 3},
-            {"coupling": "mixture", "network": "gated", "num_network_blocks": 1, "permutation": "shuffle"},
-            {"scale": "exp", "permutation": "orthogonal"},
-            {"scale": "tanh", "permutation": "reverse", "split_prior": "standard", "top_prior": "standard"},
-            {"dequantization": "variational", "dequantization_steps": 2},
-            {"class_conditional": True, "num_classes": 2, "network_padding": "indicator", "top_prior": "border"},
+        (ModelConfig(image_shape=(1, 2, 2), num_bits=1, **TINY, **changes), draws, size)
+        for changes, draws, size in (
+            ({"coupling": "mixture", "num_mixtures": 3}, 4000, 0.2),
+            ({"coupling": "mixture", "network": "gated", "num_network_blocks": 1, "permutation": "shuffle"}, 1000, 0.1),
+            ({"scale": "exp", "permutation": "orthogonal"}, 1000, 0.1),
+            (
+                {"scale": "tanh", "permutation": "reverse", "split_prior": "standard", "top_prior": "standard"},
+                1000,
+                0.1,
+            ),
+            ({"dequantization": "variational", "dequantization_steps": 2}, 16000, 0.1),
+            ({**CONDITIONAL, "network_padding": "indicator", "top_prior": "border"}, 1000, 0.1),
         )
     ),
 ]
 
 
-@pytest.mark.parametrize(("config", "draws"), NORMALISATION_CASES)
-def test_density_is_normalised(config, draws):
-    errors, mass = discrepancy(config, draws)
+@pytest.mark.parametrize("case", NORMALISATION_CASES)
+def test_density_is_normalised(case):
+    errors, mass = discrepancy(*case)
     assert 0.001 < mass < 0.999
     assert errors < 4
 
@@ -168,7 +181,23 @@ def wrong_split(self, x, context=None):
     return z, -logdet
 
 
-right_coupling, right_split = AffineCoupling.forward, SplitPrior.forward
+def wrong_mixture(self, x, parameters):
+    z, log_derivative = right_mixture(self, x, parameters)
+    return z, 0.5 * log_derivative
+
+
+def wrong_dequantizer(self, images, noise):
+    u, entropy = right_dequantizer(self, images, noise)
+    return u, -entropy
+
+
+def wrong_top(self, x, context=None):
+    z, logdet = right_top(self, x, context)
+    return z, -logdet
+
+
+right_coupling, right_split, right_top = AffineCoupling.forward, SplitPrior.forward, TopPrior.forward
+right_mixture, right_dequantizer = MixtureCoupling.transform, VariationalDequantizer.forward
 
 
 @pytest.mark.parametrize(
@@ -178,11 +207,68 @@ right_coupling, right_split = AffineCoupling.forward, SplitPrior.forward
         (LUConv1x1, "_logdet", wrong_conv, 0),
         (AffineCoupling, "forward", wrong_coupling, 0),
         (SplitPrior, "forward", wrong_split, 3),
+        (TopPrior, "forward", wrong_top, 0),
+        (MixtureCoupling, "transform", wrong_mixture, 5),
+        (VariationalDequantizer, "forward", wrong_dequantizer, 9),
     ],
 )
 def test_normalisation_test_notices_a_wrong_logdet(monkeypatch, cls, method, wrong, case):
     monkeypatch.setattr(cls, method, wrong)
-    assert discrepancy(*NORMALISATION_CASES[case])[0] > 8
+    assert discrepancy(*NORMALISATION_CASES[case])[0] > 6
+
+
+def couplings(model):
+    """The coupling of every step, level by level."""
+    found, level = [[]], 0
+    for unit in model.chain:
+        found[level] += [module for module in unit.modules() if isinstance(module, Coupling)]
+        if unit.num_latent_channels and unit is not model.chain[-1]:
+            level += 1
+            found.append([])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ({"scale": "exp"}, lambda c: c.log_scale is exp_log_scale),
+        ({"scale": "tanh"}, lambda c: c.log_scale is tanh_log_scale),
+        ({}, lambda c: c.log_scale is sigmoid_log_scale),
+        ({"coupling": "mixture", "num_mixtures": 5}, lambda c: c.num_mixtures == 5),
+        ({"network_actnorm": False}, lambda c: c.net.conv1.actnorm is None and c.net.conv2.actnorm is None),
+        (
+            {"network_padding": "indicator"},
+            lambda c: c.net.conv1.padding == c.net.conv3.padding == "indicator",
+        ),
+        ({"network_padding": "ones"}, lambda c: (c.net.conv1.padding, c.net.conv3.padding) == ("zeros", "ones")),
+        ({"network": "gated", "num_network_blocks": 3}, lambda c: len(c.net.layers) == 6),
+        (CONDITIONAL, lambda c: c.net.context is not None),
+        (CONDITIONAL | {"network": "gated"}, lambda c: c.net.context is not None),
+        ({"hidden_channels": 12}, lambda c: c.net.conv2.weight.shape[0] == 12),
+    ],
+)
+def test_every_option_reaches_the_coupling_of_every_step(changes, holds):
+    config = tiny_config(image_shape=(3, 16, 16), num_levels=3, **changes)
+    levels = couplings(Glow(config))
+    assert [len(level) for level in levels] == [2, 2, 2]
+    assert all(holds(coupling) for level in levels for coupling in level)
+
+
+def test_masks_and_priors_reach_every_level():
+    shape = {"image_shape": (3, 16, 16), "num_levels": 3}
+    for level in couplings(Glow(tiny_config(**shape, mask="checkerboard"))):
+        assert [coupling.mask.parity for coupling in level] == [0, 1]
+    for changes, split, top in (
+        ({}, SplitPrior, TopPrior),
+        ({"split_prior": "standard"}, Identity, TopPrior),
+        ({"top_prior": "standard"}, SplitPrior, Identity),
+        ({"top_prior": "border", "network_padding": "ones", **CONDITIONAL}, SplitPrior, BorderTopPrior),
+    ):
+        model = Glow(tiny_config(**shape, **changes))
+        priors = [unit.bijector for unit in model.chain if unit.num_latent_channels]
+        assert [type(prior) for prior in priors] == [split, split, top]
+        if "class_conditional" in changes:
+            assert all(prior.context is not None and prior.conv.padding == "ones" for prior in priors)
 
 
 def test_latents_of_the_prior_are_part_of_the_density():

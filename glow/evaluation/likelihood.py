@@ -106,7 +106,8 @@ def _bound_parts(model: Glow, batch: Batch, labels: Tensor | None, bound: Bound,
     if bound.name == "elbo":
         return stacked.mean(0)
     log_probs = stacked.sum(2)
-    levels = (log_probs.softmax(0)[:, :, None] * stacked[:, :, 1:]).sum(0)
+    weights = log_probs.softmax(0)[:, :, None]
+    levels = torch.where(weights > 0, weights * stacked[:, :, 1:], 0).sum(0)
     total = log_probs.logsumexp(0) - math.log(len(draws))
     return torch.cat([(total - levels.sum(1))[:, None], levels], dim=1)
 

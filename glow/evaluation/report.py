@@ -75,6 +75,8 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         elif valid:
             difference = Estimate.of(values - np.asarray(baseline.bits_per_dim))
             baselines[baseline.name] = {
+                "bound": "elbo",
+                "num_noise_samples": 1,
                 "bits_per_dim": Estimate.of(baseline.bits_per_dim).mean,
                 "model_minus_baseline": difference.mean,
                 "standard_error": difference.standard_error,
@@ -88,7 +90,11 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "parts": {"dequantisation": parts[0], "levels": parts[1:]} if parts else None,
         "baselines": baselines,
         "valid": valid,
-        "invalid_keys": [score.key for score in evaluation.scores if not np.isfinite(score.bits_per_dim)],
+        "invalid_keys": [
+            score.key
+            for score in evaluation.scores
+            if not np.isfinite([score.bits_per_dim, *score.log_prob_by_class]).all()
+        ],
     }
 
 
