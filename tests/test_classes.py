@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import write_images
+from conftest import run_ranks, write_images
 from PIL import Image
-from test_training import options
+from test_stop import train_and
+from test_training import assert_same_checkpoint, comparable, options
 
 from glow.config import PrepareRun
 from glow.data.loader import eval_batches
@@ -17,8 +18,10 @@ from glow.data.reader import SplitReader
 from glow.data.writer import prepare
 from glow.evaluation.classes import class_posteriors, reliability, summarize_classes
 from glow.evaluation.likelihood import ImageScore
+from glow.evaluation.report import Evaluation, summarize
 from glow.sampling import Draw, image_grid, sample_images
 from glow.training.checkpoint import load_model
+from glow.training.metrics import read_metrics
 from pipelines import evaluate as evaluate_stage
 from pipelines import sample as sample_stage
 from pipelines import train as train_stage
@@ -153,3 +156,62 @@ def test_labels_that_do_not_fit_are_refused(colours, run, dataset, tmp_path):
     extra = ("--model.class_conditional", "true", "--model.num_classes", "1")
     with pytest.raises(ValueError, match=r"model\.num_classes: 1, but .* has 2"):
         train_stage.main(options(dataset, tmp_path / "z", *extra))
+
+
+EVERYTHING = (
+    *(
+        "--model.class_conditional",
+        "true",
+        "--model.dequantization",
+        "variational",
+        "--model.dequantization_steps",
+        "2",
+    ),
+    *("--model.coupling", "mixture", "--model.num_mixtures", "2", "--model.network", "gated"),
+    *("--model.num_network_blocks", "1", "--optimizer.name", "sgd", "--optimizer.lr", "0.02"),
+)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_train_everything_at_once_like_one(dataset, tmp_path, world):
+    alone, several = tmp_path / "alone", tmp_path / "several"
+    train_stage.main(options(dataset, alone, *EVERYTHING))
+    run_ranks(train_stage.main, world, options(dataset, several, *EVERYTHING))
+    for one, other in zip(comparable(alone), comparable(several), strict=True):
+        assert one["train/bits_per_dim"] == pytest.approx(other["train/bits_per_dim"], rel=1e-5)
+    assert read_metrics(alone)[-1]["train/bits_per_dim"] < read_metrics(alone)[0]["train/bits_per_dim"]
+
+
+def test_stopped_training_of_everything_at_once_goes_on_bitwise(dataset, tmp_path):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    train_and(options(dataset, run, *EVERYTHING), 5, (run / "stop").touch)
+    for output in (run, undisturbed):
+        train_stage.main(options(dataset, output, *EVERYTHING))
+    assert_same_checkpoint(run / "checkpoints/step-00000008", undisturbed / "checkpoints/step-00000008")
+    assert comparable(run) == comparable(undisturbed)
+
+
+def test_mistake_leaves_earlier_samples_alone(run, tmp_path):
+    arguments = ["--checkpoint", str(run), "--temperatures", "0.7", "--num_images", "4", "--output", str(tmp_path)]
+    sample_stage.main([*arguments, "--save_images", "true"])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="label: 99, but the model has classes 0 to 1"):
+        sample_stage.main([*arguments, "--label", "99"])
+    with pytest.raises(ValueError, match="drawn from"):
+        sample_stage.main([*arguments, "--merge", "true", "--label", "1"])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_data_of_more_classes_than_the_model_has_is_refused(run, tmp_path):
+    folder = write_images(tmp_path / "images", 60, classes=3)
+    prepare(PrepareRun([str(folder)], str(tmp_path / "three"), validation="4", test="8", num_workers=0))
+    arguments = ["--checkpoint", str(run), "--data", str(tmp_path / "three"), "--baselines", "false"]
+    with pytest.raises(ValueError, match=r"3 classes, but the model of .* has 2"):
+        evaluate_stage.main(arguments)
+
+
+def test_image_whose_probability_given_a_class_is_not_finite_is_named():
+    scores = scores_of([[-5.0, -6.0], [-5.0, math.nan]], [0, 1])
+    summary = summarize(Evaluation(scores, {"num_dims": 3}))
+    assert not summary["valid"]
+    assert summary["invalid_keys"] == ["1"]

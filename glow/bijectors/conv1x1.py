@@ -114,7 +114,7 @@ class OrthogonalConv1x1(_Conv1x1):
 
     Cost: a matrix exponential, O(C^3).
 
-    Source: Hasenclever, Tomczak, van den Berg & Welling 2017 (orthogonal flows); torch.linalg.matrix_exp.
+    Source: Lezcano-Casado & Martinez-Rubio 2019 (arXiv 1901.08428), section 3.
     """
 
     def __init__(self, num_channels: int) -> None:

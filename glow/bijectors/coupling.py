@@ -56,7 +56,7 @@ class Coupling(Bijector):
 class AffineCoupling(Coupling):
     """``T(x) = (x + shift) * exp(log_scale(h))``, log-derivative ``log_scale(h)``, with ``(shift, h)`` of the network.
 
-    Source: Kingma & Dhariwal 2018, table 1; for the scales see ``LOG_SCALES``.
+    Source: Kingma & Dhariwal 2018, table 1, with the order of shift and scale of their code.
     """
 
     num_parameters = 2
@@ -104,7 +104,7 @@ def sigmoid_log_scale(h: Tensor) -> Tensor:
 
 
 def exp_log_scale(h: Tensor) -> Tensor:
-    """Return ``h``: scale exp(h), without bounds (NICE, Glow's table 1)."""
+    """Return ``h``: scale exp(h), without bounds (Real NVP, section 3.2)."""
     return h
 
 

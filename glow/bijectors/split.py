@@ -15,7 +15,7 @@ class SplitPrior(Bijector):
     The second half of the channels is what a split factors out; mean and log-scale come from the first half by one
     zero-initialised 3x3 convolution, and from the context if there is one. ``x`` is ``[N, 2c, H, W]``.
 
-    Source: Kingma & Dhariwal 2018, section 3.6 and the authors' code.
+    Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP), section 3.6; the authors' code of Kingma & Dhariwal 2018.
     """
 
     def __init__(self, num_channels: int, padding: str = "zeros", context_channels: int = 0) -> None:
