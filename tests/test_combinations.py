@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 from conftest import random_inputs, tiny_config
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -65,16 +65,25 @@ def smooth_inputs(config, count):
     return (255 * images).to(torch.uint8), noise, *labels
 
 
-@settings(max_examples=int(os.environ.get("GLOW_EXAMPLES", "6")), deadline=None, derandomize=True, database=None)
+# GLOW_EXAMPLES=40 for more of them. A failure is not made smaller: each try takes seconds.
+@settings(
+    max_examples=int(os.environ.get("GLOW_EXAMPLES", "6")),
+    phases=[Phase.generate],
+    deadline=None,
+    derandomize=True,
+    database=None,
+)
 @given(configs())
-def test_any_combination_trains_and_is_inverted_at_32_steps(config):  # GLOW_EXAMPLES=40 for more of them
+def test_any_combination_trains_and_is_inverted_at_32_steps(config):
     torch.manual_seed(0)
     model = Glow(config)
     images, noise, *labels = smooth_inputs(config, 16)
     model.initialize(images, noise, *labels)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     losses = []
-    for _ in range(20):
+    for step in range(20):
+        # Warmed up, as in every configuration: without, 64 steps of Flow++ with plain 1x1 convolutions diverge at once.
+        optimizer.param_groups[0]["lr"] = 1e-3 * (step + 1) / 20
         losses.append(-model(images, noise, *labels).mean())
         optimizer.zero_grad()
         losses[-1].backward()
