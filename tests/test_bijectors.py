@@ -103,7 +103,7 @@ def fit_to_normal(bijector, steps=30):
     if not parameters:
         return
     x = examples(64).square()
-    optimizer = torch.optim.Adam(parameters, lr=0.02)
+    optimizer = torch.optim.Adam(parameters, lr=0.005)
     losses = []
     for _ in range(steps):
         z, logdet = bijector(x)

@@ -183,7 +183,7 @@ def wrong_split(self, x, context=None):
 
 def wrong_mixture(self, x, parameters):
     z, log_derivative = right_mixture(self, x, parameters)
-    return z, 0.5 * log_derivative
+    return z, -log_derivative
 
 
 def wrong_dequantizer(self, images, noise):

@@ -10,6 +10,7 @@ from glow.bijectors.coupling import Coupling, tanh_log_scale
 from glow.bijectors.mask import Mask
 
 MAX_LOG_SCALE = 4.0  # of a component: with sharper ones float32 could not tell neighbouring x apart
+FIRST_SPREAD = 0.5
 MAX_ITERATIONS = 100
 MAX_LOG_STEP = 80.0  # where the map is flat, a Newton step would overflow; it leaves the bracket anyway
 
@@ -28,8 +29,10 @@ class MixtureCoupling(Coupling):
         super().__init__(net, mask)
         self.num_mixtures = num_mixtures
         self.num_parameters = parameters_per_number(num_mixtures)
-        # Components that all begin alike would stay alike.
-        self.register_buffer("first_means", torch.linspace(-2, 2, num_mixtures) if num_mixtures > 1 else torch.zeros(1))
+        # Components that all begin alike would stay alike; far apart, they would bend the map from the start, and many
+        # such steps one after the other could not be inverted in float32.
+        spread = FIRST_SPREAD if num_mixtures > 1 else 0.0
+        self.register_buffer("first_means", torch.linspace(-spread, spread, num_mixtures))
 
     first_means: Tensor
 
