@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from glow.data.files import PIPE
+
 Config = TypeVar("Config")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -66,7 +68,7 @@ def _refuse_commands_of_files(values: object, arguments: Sequence[str]) -> None:
             _refuse_commands_of_files(value, arguments)
     elif (
         isinstance(values, str)
-        and values.startswith("pipe:")
+        and values.startswith(PIPE)
         and not any(argument == values or argument.endswith(f"={values}") for argument in arguments)
     ):
         raise ValueError(f"{values}: a command is taken from the command line only, as an argument of its own")

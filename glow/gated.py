@@ -6,13 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glow.nets import ContextConv2d, ZeroConv2d
+from glow.nets import ContextConv2d, Network, ZeroConv2d
 
 
-class GatedNet(nn.Module):
+class GatedNet(Network):
     """A 3x3 convolution, blocks of a gated convolution and gated attention, and a zero-initialised 3x3 convolution.
-
-    ``compute_dtype`` as for ``CouplingNet``.
 
     Args:
         in_channels: Of the input.
@@ -43,16 +41,13 @@ class GatedNet(nn.Module):
             layers += [GatedConv(hidden_channels), GatedAttention(hidden_channels, size)]
         self.layers = nn.Sequential(*layers)
         self.last = ZeroConv2d(hidden_channels, out_channels)
-        self.compute_dtype: torch.dtype | None = None
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``."""
-        dtype = self.compute_dtype
-        with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            hidden = self.first(x)
-            if self.context is not None:
-                hidden = hidden + self.context(context)
-            return self.last(self.layers(hidden)).to(x.dtype)
+    def compute(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Apply the convolutions and blocks."""
+        hidden = self.first(x)
+        if self.context is not None:
+            hidden = hidden + self.context(context)
+        return self.last(self.layers(hidden))
 
 
 class GatedConv(nn.Module):

@@ -65,11 +65,30 @@ class ZeroConv2d(nn.Module):
         return padded_conv2d(x, self.weight * scale[:, None, None, None], self.bias * scale, self.padding)
 
 
-class CouplingNet(nn.Module):
-    """3x3 - 1x1 - 3x3 convolutions with ActNorm and ReLU; the last one is zero-initialised.
+class Network(nn.Module):
+    """A coupling network: ``[N, in_channels, H, W]``, and the context, to ``[N, out_channels, H, W]``.
 
-    ``compute_dtype`` is the precision that the convolutions run in under autocast (None: that of the input); the
-    result always has the dtype of the input.
+    ``compute_dtype`` is the precision that it runs in under autocast (None: that of the input); the result always has
+    the dtype of the input. A subclass says what is computed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compute_dtype: torch.dtype | None = None
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map a state, given the context."""
+        dtype = self.compute_dtype
+        with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            return self.compute(x, context).to(x.dtype)
+
+    def compute(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Return the output, in any precision."""
+        raise NotImplementedError
+
+
+class CouplingNet(Network):
+    """3x3 - 1x1 - 3x3 convolutions with ActNorm and ReLU; the last one is zero-initialised.
 
     Args:
         in_channels: Of the input.
@@ -98,17 +117,13 @@ class CouplingNet(nn.Module):
         self.conv2 = NormalizedConv2d(hidden_channels, hidden_channels, 1, actnorm=actnorm)
         self.conv3 = ZeroConv2d(hidden_channels, out_channels, padding)
         self.context = ContextConv2d(context_channels, hidden_channels) if context_channels else None
-        self.compute_dtype: torch.dtype | None = None
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``."""
-        dtype = self.compute_dtype
-        with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            hidden = self.conv1(x)
-            if self.context is not None:
-                hidden = hidden + self.context(context)
-            hidden = F.relu(self.conv2(F.relu(hidden)))
-            return self.conv3(hidden).to(x.dtype)
+    def compute(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Apply the convolutions."""
+        hidden = self.conv1(x)
+        if self.context is not None:
+            hidden = hidden + self.context(context)
+        return self.conv3(F.relu(self.conv2(F.relu(hidden))))
 
 
 class ContextConv2d(nn.Module):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from glow.gated import GatedNet
-from glow.nets import CouplingNet
+from glow.nets import Network
 
 
 def use_exact_float32() -> None:
@@ -18,5 +17,5 @@ def use_exact_float32() -> None:
 def set_compute_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
     """Let all coupling networks in ``model`` run in ``dtype`` under autocast, or in that of their input (None)."""
     for module in model.modules():
-        if isinstance(module, CouplingNet | GatedNet):
+        if isinstance(module, Network):
             module.compute_dtype = dtype

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Bijector, Composition
 from glow.bijectors.conv1x1 import PERMUTATIONS
@@ -13,7 +11,7 @@ from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
 from glow.bijectors.split import BorderTopPrior, Identity, SplitPrior, TopPrior
 from glow.config import ModelConfig
 from glow.gated import GatedNet
-from glow.nets import CouplingNet
+from glow.nets import CouplingNet, Network
 
 Shape = tuple[int, int, int]
 
@@ -55,7 +53,7 @@ def class_channels(config: ModelConfig) -> int:
 
 def coupling_network(
     channels: tuple[int, int], width: int, size: tuple[int, int], context_channels: int, config: ModelConfig
-) -> nn.Module:
+) -> Network:
     """Build a network from ``channels[0]`` to ``channels[1]`` for states of height and width ``size``."""
     if config.network == "gated":
         blocks = config.num_network_blocks or 2
@@ -74,7 +72,7 @@ def _coupling(shape: Shape, mask: Mask, config: ModelConfig) -> Bijector:
     channels, height, width = shape
     changed = channels // 2 if isinstance(mask, ChannelMask) else channels
 
-    def network(parameters: int) -> nn.Module:
+    def network(parameters: int) -> Network:
         sizes = (changed, parameters * changed)
         return coupling_network(sizes, config.hidden_channels, (height, width), class_channels(config), config)
 

@@ -31,14 +31,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
     output = Path(config.output or run_directory(checkpoint) / "samples" / f"step-{step:08d}")
     model = read_config(checkpoint).model
     Draw(config.seed, config.label).check(model.num_classes or 0)
-    merged = list(merge(config, checkpoint, output)) if config.merge else None
+    if config.merge:
+        check_images(config, checkpoint, output)
     output.mkdir(parents=True, exist_ok=True)
     if config.save_grids:
         # samples.json vouches for the grids: it goes first and comes last.
         for earlier in [output / "samples.json", *output.glob("grid-t*.png")]:
             earlier.unlink(missing_ok=True)
     rows = model.num_classes or 0 if config.label is None else 0
-    for temperature, images in merged or draw(config, checkpoint):
+    for temperature, images in merge(config, output) if config.merge else draw(config, checkpoint):
         if config.save_images and not config.merge:
             write_images(images, temperature, config, checkpoint, output)
         if config.save_grids:
@@ -85,26 +86,33 @@ def write_images(images: Tensor, temperature: float, config: SampleRun, checkpoi
         Image.fromarray(pixels.numpy()).save(folder / f"{index:08d}.png", pnginfo=origin)
 
 
-def merge(config: SampleRun, checkpoint: Path, output: Path) -> Iterator[tuple[float, Tensor]]:
-    """Yield each temperature and its images, read from the PNGs that other processes wrote.
+def check_images(config: SampleRun, checkpoint: Path, output: Path) -> None:
+    """Check that other processes wrote all images there are to merge.
 
     Raises:
-        ValueError: when an image is not there, or is not of this checkpoint, weights, seed and temperature.
+        ValueError: when an image is not there, or is not of this checkpoint, weights, seed, class and temperature.
     """
     folders = {temperature: images_folder(output, temperature) for temperature in config.temperatures}
-    names = [f"{index:08d}.png" for index in image_indices(config)]
-    missing = [folder / name for folder in folders.values() for name in names if not (folder / name).is_file()]
+    paths = {t: [folder / f"{index:08d}.png" for index in image_indices(config)] for t, folder in folders.items()}
+    missing = [path for group in paths.values() for path in group if not path.is_file()]
     if missing:
-        total = len(names) * len(folders)
+        total = sum(map(len, paths.values()))
         raise ValueError(f"{missing[0]}: not there, nor {len(missing) - 1} others of {total} images; draw them first")
-    for temperature, folder in folders.items():
+    for temperature, group in paths.items():
         origin = describe_origin(config, checkpoint, temperature)
-        images = []
-        for name in names:
-            with Image.open(folder / name) as image:
-                pixels = np.array(image)
+        for path in group:
+            with Image.open(path) as image:
                 if image.info.get("glow") != origin:
-                    raise ValueError(f"{folder / name}: drawn from {image.info.get('glow')}, not from {origin}")
+                    raise ValueError(f"{path}: drawn from {image.info.get('glow')}, not from {origin}")
+
+
+def merge(config: SampleRun, output: Path) -> Iterator[tuple[float, Tensor]]:
+    """Yield each temperature and its images, read from the PNGs that other processes wrote."""
+    for temperature in config.temperatures:
+        images = []
+        for index in image_indices(config):
+            with Image.open(images_folder(output, temperature) / f"{index:08d}.png") as image:
+                pixels = np.array(image)
             images.append(torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)))
         yield temperature, torch.stack(images)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict
 from glow.data.loader import Share, eval_batches, train_batches
-from glow.data.manifest import load_dataset
+from glow.data.manifest import Dataset, Split, load_dataset
 from glow.data.reader import SplitReader
 from glow.evaluation.health import flow_health
 from glow.groups import group_size
@@ -36,30 +36,30 @@ HOW_TO_LAUNCH = "accelerate launch --multi_gpu starts several, without GPUs too 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on training, up to ``train.num_steps``."""
-    run = complete(parse_config(TrainRun, argv, "train"))
+    run = parse_config(TrainRun, argv, "train")
+    dataset = load_dataset(run.data.path)
+    run = complete(run, dataset)
     # Before anything that takes long.
     with StopRequest(run.output, run.time_limit) as stop:
-        train(run, stop)
+        train(run, dataset.splits, stop)
 
 
-def train(run: TrainRun, stop: StopRequest) -> None:
+def train(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest) -> None:
     """Let one training at a time write to the run directory."""
     accelerator = build_accelerator(run)
-    splits = load_dataset(run.data.path).splits
     # Before the first collective of the model: processes with other models would wait for each other.
     check_agreement(flatten(config_to_dict(run)) | {f"{name} split": split.sha256 for name, split in splits.items()})
     with locked(Path(run.output) / ".lock", run.output) if accelerator.is_main_process else nullcontext():
-        train_locked(run, stop, accelerator)
+        train_locked(run, splits, stop, accelerator)
 
 
-def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> None:
+def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, accelerator: Accelerator) -> None:
     """Build everything, resume where there is a checkpoint, and train."""
     use_exact_float32()
     checkpoints = CheckpointManager(run.output, run.train.keep_last)
     # The main process decides for all: file systems of clusters do not show all nodes the same at once.
     latest = broadcast_object_list([checkpoints.latest_intact() if accelerator.is_main_process else None])[0]
-    data = load_dataset(run.data.path).split("train")
-    if latest and not goes_on(latest, run, data.sha256, accelerator):
+    if latest and not goes_on(latest, run, splits["train"].sha256, accelerator):
         return
     images_seen = read_state(latest)["images_seen"] if latest else 0
     share = Share(accelerator.process_index, accelerator.num_processes)
@@ -81,13 +81,13 @@ def train_locked(run: TrainRun, stop: StopRequest, accelerator: Accelerator) -> 
         first = next(batches)
         model.initialize(*(value.to(accelerator.device) for value in first.inputs))
         batches = itertools.chain([first], batches)  # type: ignore[assignment]
-    trainer = Trainer(model, model.num_dims, run, accelerator, data)
+    trainer = Trainer(model, model.num_dims, run, accelerator, splits["train"])
     if latest:
         trainer.restore(latest)
         say(accelerator, f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")
 
     validation = None
-    if "validation" in load_dataset(run.data.path).splits:
+    if "validation" in splits:
         validation = SplitReader(run.data.path, "validation")
     else:
         say(accelerator, f"{run.data.path} has no validation split: nothing is measured on held-out images")
@@ -143,13 +143,13 @@ def goes_on(latest: Path, run: TrainRun, data_sha256: str, accelerator: Accelera
     return True
 
 
-def complete(run: TrainRun) -> TrainRun:
+def complete(run: TrainRun, dataset: Dataset) -> TrainRun:
     """Fill in what the data decides: the shape of the images, and the number of classes.
 
     Raises:
         ValueError: when the config contradicts the data set.
     """
-    dataset = load_dataset(run.data.path)
+    dataset.split("train")
     shape = run.model.image_shape
     if run.data.shift >= min(dataset.shape[1:]):
         raise ValueError(f"data.shift: {run.data.shift}, but the images of {run.data.path} are {list(dataset.shape)}")

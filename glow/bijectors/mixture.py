@@ -25,6 +25,8 @@ class MixtureCoupling(Coupling):
     Source: Ho, Chen, Srinivas, Duan & Abbeel 2019 (Flow++, arXiv 1902.00275), section 3.2.
     """
 
+    first_means: Tensor
+
     def __init__(self, net: nn.Module, mask: Mask | None = None, num_mixtures: int = 8) -> None:
         super().__init__(net, mask)
         self.num_mixtures = num_mixtures
@@ -33,8 +35,6 @@ class MixtureCoupling(Coupling):
         # such steps one after the other could not be inverted in float32.
         spread = FIRST_SPREAD if num_mixtures > 1 else 0.0
         self.register_buffer("first_means", torch.linspace(-spread, spread, num_mixtures))
-
-    first_means: Tensor
 
     def transform(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Take the logit of the mixture's CDF, shift and scale."""

@@ -76,18 +76,18 @@ def score_split(
     group = group_size(model.image_shape)
     for start, batch in _aligned(eval_batches(reader, batch_size, bound.seed, share), first, group):
         labels = class_labels(model, batch)
-        parts = _bound_parts(model, batch, labels, bound, start)
         by_class: list[tuple[float, ...]] = [()] * len(batch)
         if labels is not None and bound.all_classes:
-            every_class = [
-                _bound_parts(model, batch, torch.full_like(labels, number), bound, start).sum(1)
-                for number in range(model.num_classes)
-            ]
-            by_class = [tuple(row) for row in torch.stack(every_class, dim=1).tolist()]
+            classes = range(model.num_classes)
+            given = torch.stack([_bound_parts(model, batch, torch.full_like(labels, c), bound, start) for c in classes])
+            by_class = [tuple(row) for row in given.sum(2).T.tolist()]
+            parts = given[labels.cpu(), torch.arange(len(batch))]
+        else:
+            parts = _bound_parts(model, batch, labels, bound, start)
         known = [None] * len(batch) if batch.labels is None else batch.labels.tolist()
         rows = bits_per_dim(torch.cat([parts, parts.sum(1, keepdim=True)], dim=1), model.num_dims).tolist()
-        for key, label, row, classes in zip(batch.keys, known, rows, by_class, strict=True):
-            yield ImageScore(key, label, row[-1], tuple(row[:-1]), classes)
+        for key, label, row, log_probs in zip(batch.keys, known, rows, by_class, strict=True):
+            yield ImageScore(key, label, row[-1], tuple(row[:-1]), log_probs)
 
 
 def _bound_parts(model: Glow, batch: Batch, labels: Tensor | None, bound: Bound, start: int) -> Tensor:

@@ -189,7 +189,7 @@ class Trainer:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         reason = stop.reason() if stop else None
-        # The one collective of our own and the one host sync of a step. All processes see the same three numbers: the
+        # The one collective of our own and the one host sync of a step. All processes see the same four numbers: the
         # norm is that of the reduced gradient.
         mine = total.new_tensor([float(reason is not None), len(batch.skipped)])
         flags = accelerator.reduce(torch.cat([total.reshape(1), mine]), "mean")
@@ -302,7 +302,7 @@ class Trainer:
 
 
 def check_agreement(facts: Mapping[str, object]) -> None:
-    """Raise on all processes when one of them has other facts, or other ones, than process 0 (a collective).
+    """Raise on all processes when one of them tells another fact than process 0, or more or fewer (a collective).
 
     Raises:
         ValueError: names the process and the fact.
