@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
 
+PARALLEL_MODES = ("ddp", "fsdp", "hsdp", "pipeline")
 MAX_PIXELS = 89_478_485  # Pillow's limit for an image that is not suspect
 
 
@@ -201,7 +202,7 @@ class TrainConfig:
     """Seed of the initial weights, the order of the data, the augmentation and the dequantisation noise."""
     ema_decay: float = 0.999
     """Decay of the exponential moving average of the weights, reached gradually; 0 turns averaging off."""
-    mixed_precision: Literal["no", "bf16"] | None = None
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Precision of the coupling networks; state and likelihood stay float32. Default: as `accelerate launch` says."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
@@ -233,6 +234,36 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """How the processes of a training share its work."""
+
+    mode: str = "ddp"
+    """ddp: each has the whole model. fsdp: each has a share of all parameters, gradients and optimiser state, and
+    gathers a flow step when it is used. hsdp: fsdp within groups of processes, ddp between them. pipeline: each has a
+    run of flow steps, one stage of the chain, and hands on the state."""
+    stages: int | None = None
+    """Stages of a pipeline. The number of processes is a multiple of it; several pipelines share the batch."""
+    shards: int | None = None
+    """Processes in a group of hsdp. The number of processes is a multiple of it."""
+    reduce_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision in which processes add up gradients."""
+
+    def __post_init__(self) -> None:
+        """Check the combination."""
+        allowed = f"{', '.join(PARALLEL_MODES)} are"
+        if self.mode == "tp" or self.mode.startswith("tensor"):
+            # It would have to move the hidden layers of every coupling network between processes.
+            allowed = "tensor parallelism is not offered; pipeline splits the chain of steps, fsdp the parameters"
+        require(self.mode in PARALLEL_MODES, "parallel.mode", self.mode, allowed)
+        for name, owner in (("stages", "pipeline"), ("shards", "hsdp")):
+            value = getattr(self, name)
+            if self.mode == owner:
+                require(value is not None and value >= 2, f"parallel.{name}", value, f"{owner} needs 2 or more")
+            else:
+                require(value is None, f"parallel.{name}", value, f"it belongs to parallel.mode {owner}: leave it out")
+
+
+@dataclass(frozen=True)
 class TrainRun:
     """Train a Glow on a prepared data set. The same command again resumes from the last checkpoint."""
 
@@ -246,6 +277,16 @@ class TrainRun:
     """Optimiser."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training run."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """Several processes."""
+    memory: Literal["stored", "checkpoint", "reversible"] = "stored"
+    """What is kept for the backward pass: all; not what is inside coupling networks, which are computed again; or
+    nothing of a flow step, whose input is rebuilt from its output."""
+    anchor_every: int | None = None
+    """Flow steps after which reversible keeps a state nevertheless, so that rounding does not add up. Default: a
+    level."""
+    max_drift: float = 1e-3
+    """Training stops when a state that reversible rebuilt is further from the real one (as memory/drift shows)."""
     time_limit: str | None = None
     """Stop early, with a checkpoint, when 95% of this time have passed: SECONDS, HH:MM:SS or D-HH:MM:SS."""
     num_processes: int | None = None
@@ -253,6 +294,11 @@ class TrainRun:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        if self.anchor_every is not None:
+            allowed = "it belongs to memory reversible: leave it out"
+            require(self.memory == "reversible", "anchor_every", self.anchor_every, allowed)
+            require(self.anchor_every >= 1, "anchor_every", self.anchor_every, "1 or more is")
+        require(self.max_drift > 0, "max_drift", self.max_drift, "a number above 0 is")
         require(
             self.num_processes is None or self.num_processes >= 1, "num_processes", self.num_processes, "1 or more is"
         )

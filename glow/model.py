@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijectors.actnorm import ActNorm
-from glow.bijectors.base import Bijector, sum_per_example
+from glow.bijectors.base import Bijector, Composition, sum_per_example
 from glow.bijectors.squeeze import Squeeze
 from glow.config import ModelConfig
 from glow.dequantization import VariationalDequantizer
 from glow.images import dequantize, log_volume, quantize
+from glow.memory import ChainRunner, Tape, run_step
+from glow.nets import Network
 from glow.steps import class_channels, flow_step, split_prior, top_prior
 
 
@@ -21,6 +23,7 @@ class Unit(nn.Module):
     """One link of the chain: a bijector, after which the last ``num_latent_channels`` leave as standard normal latents.
 
     ``forward(x, log_prob, context) -> (x, log_prob)`` adds the log-determinant, and the log-density of what leaves.
+    With a tape, a flow step keeps nothing for the backward pass, which rebuilds its input.
     """
 
     def __init__(self, bijector: Bijector, num_latent_channels: int = 0) -> None:
@@ -28,8 +31,13 @@ class Unit(nn.Module):
         self.bijector = bijector
         self.num_latent_channels = num_latent_channels
 
-    def forward(self, x: Tensor, log_prob: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, log_prob: Tensor, context: Tensor | None = None, tape: Tape | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Advance the state ``[N, C, H, W]`` and the running log-probability ``[N]``."""
+        if tape is not None:
+            assert isinstance(self.bijector, Composition)
+            return run_step(self.bijector, tape, x, log_prob, context)
         x, latent, logdet = self.encode(x, context)
         log_prob = log_prob + logdet
         if latent is not None:
@@ -75,18 +83,21 @@ class Glow(nn.Module):
         self.num_dims = math.prod(config.image_shape)
         units: list[Unit] = []
         self.latent_shapes: list[tuple[int, int, int]] = []
+        self.levels: list[range] = []  # of indices in the chain
         channels, height, width = config.image_shape
         for level in range(config.num_levels):
             channels, height, width = 4 * channels, height // 2, width // 2
             units.append(Unit(Squeeze()))
             shape = (channels, height, width)
             units.extend(Unit(flow_step(shape, index, config)) for index in range(config.num_steps_per_level))
+            self.levels.append(range(len(units) - 1 - config.num_steps_per_level, len(units) + 1))
             is_last = level == config.num_levels - 1
             num_latent = channels if is_last else channels // 2
             units.append(Unit(top_prior(channels, config) if is_last else split_prior(channels, config), num_latent))
             self.latent_shapes.append((num_latent, height, width))
             channels -= num_latent
         self.chain = nn.ModuleList(units)  # type: ignore[assignment]
+        self.runner = ChainRunner()
         self.num_classes = class_channels(config)
         self.dequantizer = VariationalDequantizer(config) if config.dequantization == "variational" else None
 
@@ -106,10 +117,9 @@ class Glow(nn.Module):
             x, log_prob = self.dequantize(images, noise)
             context = self.context(labels, x)
             cumulative = [log_prob]
-            for unit in self.chain:
-                x, log_prob = unit(x, log_prob, context)
-                if unit.num_latent_channels:
-                    cumulative.append(log_prob)
+            for level in self.levels:
+                x, log_prob = self.runner.run([self.chain[index] for index in level], x, log_prob, context)
+                cumulative.append(log_prob)
             return cumulative
 
     def dequantize(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,6 +202,18 @@ class Glow(nn.Module):
         parts = noise.split([math.prod(shape) for shape in self.latent_shapes], dim=1)
         scaled = zip(parts, self.latent_shapes, temperatures, strict=True)
         return [scale * part.reshape(-1, *shape) for part, shape, scale in scaled]
+
+    def set_memory(self, mode: str, anchor_every: int | None = None) -> None:
+        """Choose what is kept for the backward pass: a mode of ``ChainRunner``.
+
+        Networks outside the chain, those of a variational dequantiser, are computed again in both modes that save
+        memory.
+        """
+        in_chain = set(self.chain.modules()) if isinstance(self.chain, nn.Module) else set()
+        for module in self.modules():
+            if isinstance(module, Network):
+                module.is_recomputed = mode == "checkpoint" or (mode == "reversible" and module not in in_chain)
+        self.runner = ChainRunner(mode, anchor_every)
 
     @torch.no_grad()
     def initialize(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from glow.bijectors.actnorm import ActNorm
 
@@ -69,18 +70,24 @@ class Network(nn.Module):
     """A coupling network: ``[N, in_channels, H, W]``, and the context, to ``[N, out_channels, H, W]``.
 
     ``compute_dtype`` is the precision that it runs in under autocast (None: that of the input); the result always has
-    the dtype of the input. A subclass says what is computed.
+    the dtype of the input. With ``is_recomputed`` nothing in between is kept for the backward pass, which computes it
+    again. A subclass says what is computed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.compute_dtype: torch.dtype | None = None
+        self.is_recomputed = False
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Map a state, given the context."""
         dtype = self.compute_dtype
         with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            return self.compute(x, context).to(x.dtype)
+            if self.is_recomputed and torch.is_grad_enabled():
+                output = checkpoint(self.compute, x, context, use_reentrant=False, preserve_rng_state=False)
+            else:
+                output = self.compute(x, context)
+            return output.to(x.dtype)
 
     def compute(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Return the output, in any precision."""

@@ -74,6 +74,7 @@ def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, 
     with torch.random.fork_rng():
         torch.manual_seed(run.train.seed)
         model = Glow(run.model).to(accelerator.device)
+    model.set_memory(run.memory, run.anchor_every)
     set_compute_dtype(model, torch.bfloat16 if accelerator.mixed_precision == "bf16" else None)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(accelerator, f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}")

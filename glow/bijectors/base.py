@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -21,6 +22,20 @@ class Bijector(nn.Module):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map latents to data."""
         raise NotImplementedError
+
+    def replay(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rebuild the argument that ``forward`` mapped to ``z``, and record ``forward`` for its gradients.
+
+        Call it with gradients enabled.
+
+        Returns:
+            A leaf that receives the gradient of the argument; the argument, detached; what forward makes of it, and its
+            logdet, both recorded.
+        """
+        with torch.no_grad():
+            x, _ = self.inverse(z, context)
+        leaf = x.detach().requires_grad_()
+        return leaf, x, *self(leaf, context)
 
 
 class Composition(Bijector):

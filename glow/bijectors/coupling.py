@@ -41,6 +41,18 @@ class Coupling(Bijector):
         x_b, logdet = self.inverse_transform(z_b, self._net_output(z_a, context))
         return self.mask.join(z_a, x_b), sum_per_example(logdet)
 
+    def replay(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rebuild the argument and record ``forward``, with one evaluation of the network for both."""
+        leaf = z.detach().requires_grad_()
+        x_a, place = self.mask.split(leaf)
+        parameters = self._net_output(x_a, context)
+        with torch.no_grad():
+            x_b, _ = self.inverse_transform(place, parameters)
+            x = self.mask.join(x_a, x_b)
+        # The numbers of x_b, in the place of the leaf that they take.
+        z_b, logdet = self.transform(x_b + (place - place.detach()), parameters)
+        return leaf, x, self.mask.join(x_a, z_b), sum_per_example(logdet)
+
     def transform(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Apply T to ``[N, c, ...]``, given ``[N, num_parameters * c, ...]``; return it and its log-derivatives."""
         raise NotImplementedError

@@ -1,0 +1,126 @@
+"""How a chain of units is run under autograd: what is kept for the backward pass, and what is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from glow.bijectors.base import Bijector, Composition
+
+
+class Tape:
+    """A run of flow steps in one forward pass: its input and output, from which the states between are rebuilt.
+
+    ``state`` is what the backward pass has come to. The steps' autograd functions share it, and go through it last to
+    first.
+    """
+
+    def __init__(self, x: Tensor, runner: ChainRunner) -> None:
+        self.input = x.detach()
+        self.state: Tensor | None = None
+        self.runner = runner
+        self.num_steps = 0
+
+    def rebuilt(self, number: int, x: Tensor) -> None:
+        """Take the input of step ``number``; that of the first step is known, and tells how far the rebuilt drifted."""
+        self.state = x
+        if number == 0:
+            self.runner.observe_drift(x - self.input)
+            self.state = None
+
+
+class Link(Protocol):
+    """A unit of the chain, as far as running it goes."""
+
+    bijector: Bijector
+
+    def __call__(
+        self, x: Tensor, log_prob: Tensor, context: Tensor | None = None, tape: Tape | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Advance the state ``[N, C, H, W]`` and the running log-probability ``[N]``."""
+
+
+class ChainRunner:
+    """Runs the units of a chain one after the other.
+
+    ``stored`` keeps what autograd asks for, ``checkpoint`` not what is inside coupling networks: they are computed
+    again in the backward pass. ``reversible`` keeps nothing of a flow step: the backward pass rebuilds the input of
+    each from its output. What rounding adds up to is ``drift``, the largest absolute difference between a rebuilt
+    state and the real one since ``reset_drift``; ``anchor_every`` steps (None: only where a level ends) the real one
+    is kept and goes on. It is a tensor on the device of the model, or None before the first backward pass.
+
+    Source: Gomez, Ren, Urtasun & Grosse 2017 (arXiv 1707.04585), section 3; Chen, Xu, Zhang & Guestrin 2016 (arXiv
+    1604.06174) for ``checkpoint``.
+    """
+
+    def __init__(self, mode: str = "stored", anchor_every: int | None = None) -> None:
+        self.mode = mode
+        self.anchor_every = anchor_every
+        self.drift: Tensor | None = None
+
+    def run(
+        self, units: Sequence[Link], x: Tensor, log_prob: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Advance the state ``[N, C, H, W]`` and the running log-probability ``[N]`` through all units."""
+        tape: Tape | None = None
+        for unit in units:
+            is_rebuilt = (
+                self.mode == "reversible" and torch.is_grad_enabled() and isinstance(unit.bijector, Composition)
+            )
+            if tape is not None and not (is_rebuilt and tape.num_steps != self.anchor_every):
+                tape.state, tape = x.detach(), None
+            if is_rebuilt and tape is None:
+                tape = Tape(x, self)
+            x, log_prob = unit(x, log_prob, context, tape)
+        if tape is not None:
+            tape.state = x.detach()
+        return x, log_prob
+
+    def observe_drift(self, difference: Tensor) -> None:
+        """Take in what a rebuilt state differs by; nothing waits for the device."""
+        largest = difference.abs().max()
+        self.drift = largest if self.drift is None else torch.maximum(self.drift, largest)
+
+    def reset_drift(self) -> None:
+        """Forget the drift of the steps before."""
+        self.drift = None
+
+
+def run_step(
+    step: Composition, tape: Tape, x: Tensor, log_prob: Tensor, context: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Apply a flow step of which the backward pass rebuilds the input."""
+    # All that gradients go to has to be an argument of the function. The parameters are looked up anew in the backward
+    # pass, where sharding may have put others in their place.
+    return _RebuiltStep.apply(step, tape, context, x, log_prob, *step.parameters())
+
+
+class _RebuiltStep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, step: Composition, tape: Tape, context: Tensor | None, x: Tensor, log_prob: Tensor, *_: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.step, ctx.tape, ctx.context, ctx.number = step, tape, context, tape.num_steps
+        tape.num_steps += 1
+        z, logdet = step(x, context)
+        return z, log_prob + logdet
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        grad_z, grad_log_prob = gradients
+        state = ctx.tape.state
+        parameters = list(ctx.step.parameters())
+        collected: dict[nn.Parameter, Tensor] = {}
+        for bijector in reversed(ctx.step.bijectors):
+            with torch.enable_grad(), torch.autocast(state.device.type, enabled=False):
+                leaf, state, z, logdet = bijector.replay(state, ctx.context)
+            own = list(bijector.parameters())
+            outputs = [(z, grad_z)] + ([(logdet, grad_log_prob)] if logdet.requires_grad else [])
+            values, weights = zip(*outputs, strict=True)
+            grad_z, *grads = torch.autograd.grad(values, [leaf, *own], weights, allow_unused=True)
+            collected |= dict(zip(own, grads, strict=True))
+        ctx.tape.rebuilt(ctx.number, state)
+        return None, None, None, grad_z, grad_log_prob, *(collected[parameter] for parameter in parameters)

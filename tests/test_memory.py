@@ -1,0 +1,116 @@
+"""Memory modes: the same gradients as those of plain autograd, from less that is kept."""
+
+import gc
+
+import pytest
+import torch
+from conftest import perturb, random_inputs, tiny_config, tiny_glow
+from test_model import VARIANTS
+
+from glow.bijectors.conv1x1 import LUConv1x1
+from glow.memory import Tape
+from glow.model import Glow
+from glow.precision import set_compute_dtype
+
+MODES = [("checkpoint", None), ("reversible", None), ("reversible", 1), ("reversible", 2)]
+
+
+def gradients(model, inputs):
+    """Log-probabilities, and the gradient of their mean as one vector."""
+    model.zero_grad()
+    log_prob = model(*inputs)
+    log_prob.mean().backward()
+    return log_prob.detach(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def kept_bytes(model, inputs):
+    """Bytes that a forward pass leaves for the backward pass, parameters aside, each storage once."""
+    sizes = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        log_prob = model(*inputs)
+    for tape in (thing for thing in gc.get_objects() if type(thing) is Tape):
+        keep(tape.input)
+        keep(tape.state)
+    del log_prob
+    return sum(size for pointer, size in sizes.items() if pointer not in parameters)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_gradients_are_those_of_stored(changes, mode):
+    model = tiny_glow(**changes).train()
+    inputs = random_inputs(model.config, 4)
+    expected_log_prob, expected = gradients(model, inputs)
+    model.set_memory(*mode)
+    log_prob, actual = gradients(model, inputs)
+    assert torch.equal(log_prob, expected_log_prob)
+    assert (actual - expected).norm() < 1e-10 * expected.norm()
+    if mode[0] == "reversible":
+        assert 0 < float(model.runner.drift) < 1e-9
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(None, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)], ids=["float32", "bf16", "fp16"]
+)
+def test_gradients_at_32_steps_in_less_precision(dtype, bound, mode):
+    model = tiny_glow(torch.float32, num_steps_per_level=32).train()
+    set_compute_dtype(model, dtype)
+    inputs = random_inputs(model.config, 8, torch.float32)
+    _, expected = gradients(model, inputs)
+    model.set_memory(*mode)
+    _, actual = gradients(model, inputs)
+    assert (actual - expected).norm() < bound * expected.norm()
+
+
+def test_memory_is_flat_in_the_number_of_steps_for_reversible_and_linear_for_stored():
+    kept = {}
+    for num_steps in (4, 8, 16):
+        model = Glow(tiny_config(num_steps_per_level=num_steps, hidden_channels=32))
+        inputs = random_inputs(model.config, 4, torch.float32)
+        model.initialize(*inputs)
+        perturb(model, 0.01)
+        for mode in ("stored", "checkpoint", "reversible"):
+            model.set_memory(mode)
+            kept[mode, num_steps] = kept_bytes(model, inputs)
+    assert kept["reversible", 4] == kept["reversible", 8] == kept["reversible", 16]
+    for mode in ("stored", "checkpoint"):
+        first, second = (kept[mode, 2 * count] - kept[mode, count] for count in (4, 8))
+        assert second == pytest.approx(2 * first, rel=0.02)
+        assert first > 0.9 * kept[mode, 4] / 1.5
+    assert kept["reversible", 16] < kept["checkpoint", 16] / 4 < kept["stored", 16] / 8
+
+
+def test_anchors_keep_one_state_each():
+    model = tiny_glow(torch.float32, num_steps_per_level=8)
+    inputs = random_inputs(model.config, 4, torch.float32)
+    model.set_memory("reversible")
+    without = kept_bytes(model, inputs)
+    model.set_memory("reversible", 2)
+    state_bytes = sum(4 * 4 * 3 * 64 // 2**level for level in range(2))
+    assert kept_bytes(model, inputs) == without + 3 * state_bytes
+
+
+def test_drift_is_what_the_rebuilt_states_are_wrong_by(monkeypatch):
+    model = tiny_glow(num_steps_per_level=4).train()
+    inputs = random_inputs(model.config, 4)
+    model.set_memory("reversible")
+    right = LUConv1x1.inverse
+
+    def wrong(self, z, context=None):
+        x, logdet = right(self, z, context)
+        return 1.001 * x, logdet
+
+    monkeypatch.setattr(LUConv1x1, "inverse", wrong)
+    gradients(model, inputs)
+    far = float(model.runner.drift)
+    assert 1e-3 < far < 1
+    model.set_memory("reversible", 1)
+    gradients(model, inputs)
+    assert 1e-4 < float(model.runner.drift) < far / 2
