@@ -12,7 +12,7 @@ from glow.config import ModelConfig
 LAYERS = [
     ["glow.config", "glow.randomness", "glow.groups", "glow.locking"],
     ["glow.images", "glow.nets", "glow.gated", "glow.bijectors"],
-    ["glow.model", "glow.steps", "glow.dequantization", "glow.precision", "glow.data"],
+    ["glow.model", "glow.steps", "glow.memory", "glow.dequantization", "glow.precision", "glow.data"],
     ["glow.training", "glow.sampling", "glow.evaluation", "glow.importing"],
     ["glow.cli"],
     ["pipelines"],

@@ -30,7 +30,7 @@ def kept_bytes(model, inputs):
 
     def keep(tensor):
         sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would keep the graph that keeps it
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         log_prob = model(*inputs)
