@@ -89,6 +89,17 @@ class ChainRunner:
         self.drift = None
 
 
+def drift_of(model: nn.Module, *, reset: bool = False) -> Tensor | None:
+    """Return the drift of a model since the last reset, a scalar on its device; None where there is no chain to run."""
+    runner = getattr(model, "runner", None)
+    if runner is None or runner.drift is None:
+        return None
+    drift = runner.drift
+    if reset:
+        runner.reset_drift()
+    return drift
+
+
 def run_step(
     step: Composition, tape: Tape, x: Tensor, log_prob: Tensor, context: Tensor | None
 ) -> tuple[Tensor, Tensor]:

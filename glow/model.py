@@ -84,11 +84,13 @@ class Glow(nn.Module):
         units: list[Unit] = []
         self.latent_shapes: list[tuple[int, int, int]] = []
         self.levels: list[range] = []  # of indices in the chain
+        self.state_shapes: list[tuple[int, int, int]] = []  # of what each unit gets
         channels, height, width = config.image_shape
         for level in range(config.num_levels):
-            channels, height, width = 4 * channels, height // 2, width // 2
+            self.state_shapes.append((channels, height, width))
+            shape = channels, height, width = 4 * channels, height // 2, width // 2
+            self.state_shapes += [shape] * (config.num_steps_per_level + 1)
             units.append(Unit(Squeeze()))
-            shape = (channels, height, width)
             units.extend(Unit(flow_step(shape, index, config)) for index in range(config.num_steps_per_level))
             self.levels.append(range(len(units) - 1 - config.num_steps_per_level, len(units) + 1))
             is_last = level == config.num_levels - 1

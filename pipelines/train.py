@@ -14,6 +14,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import nn
 
 from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict
@@ -24,13 +25,31 @@ from glow.evaluation.health import flow_health
 from glow.groups import group_size
 from glow.locking import locked
 from glow.model import Glow
+from glow.parallel.agreement import check_agreement
+from glow.parallel.build import lay_out
+from glow.parallel.placement import place
 from glow.precision import set_compute_dtype, use_exact_float32
 from glow.sampling import Draw, image_grid, sample_images
-from glow.training.checkpoint import CheckpointManager, changed_options, check_same_run, flatten, read_state
+from glow.training.checkpoint import (
+    CheckpointManager,
+    changed_options,
+    check_same_run,
+    flatten,
+    load_weights,
+    read_state,
+    read_tensors,
+)
 from glow.training.metrics import write_environment
 from glow.training.stop import StopRequest, forget_stop
-from glow.training.trainer import Trainer, TrainingBatch, check_agreement
+from glow.training.trainer import Trainer, TrainingBatch
 
+NETWORK_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+LAUNCHER_ENGINES = {
+    "FSDP": "give --parallel.mode fsdp instead",
+    "DEEPSPEED": "--parallel.mode fsdp or pipeline is what there is for large models",
+    "MEGATRON_LM": "--parallel.mode pipeline is what there is for large models",
+    "PARALLELISM_CONFIG": "choose parallel.mode (ddp, fsdp, hsdp or pipeline; there is no tensor parallelism)",
+}
 HOW_TO_LAUNCH = "accelerate launch --multi_gpu starts several, without GPUs too (and no --cpu)"
 
 
@@ -62,7 +81,8 @@ def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, 
     if latest and not goes_on(latest, run, splits["train"].sha256, accelerator):
         return
     images_seen = read_state(latest)["images_seen"] if latest else 0
-    share = Share(accelerator.process_index, accelerator.num_processes)
+    placement = place(run, accelerator.process_index, accelerator.num_processes)
+    share = Share(placement.replica, placement.num_replicas)
     conditional = run.model.class_conditional
     batches = (
         dataclasses.replace(batch, is_conditional=conditional)
@@ -71,18 +91,17 @@ def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, 
 
     if accelerator.is_main_process:
         describe(run, accelerator)
-    with torch.random.fork_rng():
-        torch.manual_seed(run.train.seed)
-        model = Glow(run.model).to(accelerator.device)
-    model.set_memory(run.memory, run.anchor_every)
-    set_compute_dtype(model, torch.bfloat16 if accelerator.mixed_precision == "bf16" else None)
+    model = build_model(run, accelerator)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(accelerator, f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}")
-    if latest is None:
+    if latest:
+        load_weights(model, read_tensors(latest, "model"), latest)
+    else:
         first = next(batches)
         model.initialize(*(value.to(accelerator.device) for value in first.inputs))
         batches = itertools.chain([first], batches)  # type: ignore[assignment]
-    trainer = Trainer(model, model.num_dims, run, accelerator, splits["train"])
+    layout = lay_out(model, run, placement, accelerator)
+    trainer = Trainer(layout, model.num_dims, run, accelerator, splits["train"])
     if latest:
         trainer.restore(latest)
         say(accelerator, f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")
@@ -99,7 +118,8 @@ def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, 
         held_out = eval_batches(validation, size, run.train.seed, share, run.train.num_validation_images)
         return (dataclasses.replace(batch, is_conditional=conditional) for batch in held_out)
 
-    def preview() -> dict[str, float | np.ndarray]:
+    def preview(model: nn.Module) -> dict[str, float | np.ndarray]:
+        assert isinstance(model, Glow)
         drawn = sample_images(model, range(36), run.train.preview_temperature, Draw(run.train.seed))
         shown: dict[str, float | np.ndarray] = {"samples": image_grid(torch.cat(list(drawn)), model.num_classes)}
         if validation:
@@ -111,6 +131,16 @@ def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, 
         say(accelerator, f"stopped after step {trainer.step}; the same command goes on")
     say(accelerator, checkpoints.latest())
     accelerator.end_training()
+
+
+def build_model(run: TrainRun, accelerator: Accelerator) -> Glow:
+    """Build the whole model, with its first weights, on the device of this process."""
+    with torch.random.fork_rng():
+        torch.manual_seed(run.train.seed)
+        model = Glow(run.model).to(accelerator.device)
+    model.set_memory(run.memory, run.anchor_every)
+    set_compute_dtype(model, NETWORK_DTYPES[accelerator.mixed_precision])
+    return model
 
 
 def say(accelerator: Accelerator, text: object) -> None:
@@ -169,15 +199,32 @@ def complete(run: TrainRun, dataset: Dataset) -> TrainRun:
     return dataclasses.replace(run, model=model)
 
 
+def check_launcher(run: TrainRun) -> None:
+    """Raise a ValueError when accelerate launch was asked for what the configuration decides, or contradicts it."""
+    for engine, instead in LAUNCHER_ENGINES.items():
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() in ("true", "1"):
+            option = f"--use_{engine.lower()}"
+            raise ValueError(f"accelerate launch {option} has no part in this training: {instead}")
+    # Without --mixed_precision, accelerate launch says "no" too.
+    offered = ", ".join(NETWORK_DTYPES)
+    launched, chosen = os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), run.train.mixed_precision
+    if launched not in NETWORK_DTYPES:
+        raise ValueError(f"accelerate launch --mixed_precision {launched}: {offered} are offered")
+    if launched != "no" and chosen not in (None, launched):
+        raise ValueError(
+            f"train.mixed_precision: {chosen}, but accelerate launch was given --mixed_precision {launched}: leave one "
+            "of them out"
+        )
+
+
 def build_accelerator(run: TrainRun) -> Accelerator:
     """Build the Accelerator and check that it leads as many processes as were asked for.
 
     Raises:
         ValueError: when it does not, or the launcher asks for a precision that the model does not offer.
     """
+    check_launcher(run)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=run.train.mixed_precision)
-    if accelerator.mixed_precision not in ("no", "bf16"):
-        raise ValueError(f"mixed precision {accelerator.mixed_precision!r} is not offered; no and bf16 are")
     taking_part = accelerator.num_processes
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if taking_part != launched:

@@ -128,7 +128,7 @@ def test_config_from_dict_checks_choices():
     with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; affine, additive, mixture are"):
         config_from_dict(ModelConfig, {"coupling": "foo"})
     assert config_from_dict(TrainConfig, {"mixed_precision": None}).mixed_precision is None
-    with pytest.raises(ValueError, match="mixed_precision: 'fp8' is not allowed; no, bf16 are"):
+    with pytest.raises(ValueError, match="mixed_precision: 'fp8' is not allowed; no, fp16, bf16 are"):
         config_from_dict(TrainConfig, {"mixed_precision": "fp8"})
 
 

@@ -24,7 +24,9 @@ from glow.data.writer import prepare
 from glow.evaluation.likelihood import Bound, score_split
 from glow.locking import locked
 from glow.model import Glow
-from glow.training.checkpoint import find_checkpoint, load_model, read_tensors
+from glow.parallel.layout import Replicated
+from glow.parallel.placement import Placement
+from glow.training.checkpoint import load_model, read_tensors
 from glow.training.metrics import read_metrics
 from glow.training.trainer import Trainer, TrainingDiverged
 from pipelines import train as train_stage
@@ -87,23 +89,6 @@ def test_training_lowers_the_loss_moves_weights_and_writes_everything(dataset, t
     assert wanted <= set(board.Tags()["scalars"])
     assert [event.step for event in board.Scalars("validation/bits_per_dim")] == list(range(4, 41, 4))
     assert Image.open(io.BytesIO(board.Images("samples")[-1].encoded_image_string)).size[0] > 50
-
-
-def test_bf16_networks_train_like_float32(dataset, tmp_path, reset_accelerate):
-    exact, half = tmp_path / "exact", tmp_path / "half"
-    train_stage.main(options(dataset, exact))
-    reset_accelerate()
-    train_stage.main(options(dataset, half, "--train.mixed_precision", "bf16"))
-    losses = [[line["train/bits_per_dim"] for line in read_metrics(run)] for run in (exact, half)]
-    assert losses[0] != losses[1]
-    assert losses[0] == pytest.approx(losses[1], abs=0.05)
-    assert all(tensor.dtype != torch.bfloat16 for tensor in read_tensors(find_checkpoint(half), "model").values())
-
-
-def test_fp16_is_refused(dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    with pytest.raises(ValueError, match="mixed precision 'fp16' is not offered; no and bf16 are"):
-        train_stage.main(options(dataset, tmp_path))
 
 
 def test_two_trainings_in_one_run_directory_are_refused(dataset, tmp_path):
@@ -190,11 +175,11 @@ def step_once(dataset, microbatch_size=None, batch_size=12, max_grad_norm=5.0, d
         return torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
 
     start = weights()
-    trainer = Trainer(model, model.num_dims, run, accelerator)
-    wrapped = accelerator.prepare_model(model)
-    losses = [trainer._train_step(wrapped, first)[:2]]
+    layout = Replicated(model, Placement(share.rank, share.num_processes), accelerator)
+    trainer = Trainer(layout, model.num_dims, run, accelerator)
+    losses = [trainer._train_step(first)[:2]]
     after_first = weights()
-    losses.append(trainer._train_step(wrapped, next(batches))[:2])
+    losses.append(trainer._train_step(next(batches))[:2])
     return {
         "losses": losses, "start": start, "after_first": after_first, "weights": weights(),
         "num_processes": accelerator.num_processes,
@@ -301,8 +286,10 @@ def test_trainer_trains_vectors(tmp_path):
     )
     rng = torch.Generator().manual_seed(0)
     batches = (VectorBatch(torch.randn(32, 3, generator=rng) + 2) for _ in itertools.count())
-    trainer = Trainer(TwoGaussians(), 3, run, Accelerator(cpu=True))
-    trainer.fit(batches, lambda: [VectorBatch(torch.full((5, 3), 2.0))], lambda: {"mean": 2.0})
+    accelerator = Accelerator(cpu=True)
+    trainer = Trainer(Replicated(TwoGaussians(), Placement(0, 1), accelerator), 3, run, accelerator)
+    held_out = VectorBatch(torch.full((5, 3), 2.0))
+    trainer.fit(batches, lambda: [held_out], lambda model: {"mean": model.mean.mean().item()})
     assert (trainer.model.mean - 2).abs().max() < 0.3
     assert read_metrics(tmp_path)[-1]["validation/bits_per_dim"] == pytest.approx(0.5 * math.log2(2 * math.pi), abs=0.1)
 
@@ -310,14 +297,15 @@ def test_trainer_trains_vectors(tmp_path):
 def diverging(tmp_path, spoil):
     model = tiny_glow(torch.float32)
     run = TrainRun(str(tmp_path), train=TrainConfig(batch_size=4))
-    trainer = Trainer(model, model.num_dims, run, Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True)
+    trainer = Trainer(Replicated(model, Placement(0, 1), accelerator), model.num_dims, run, accelerator)
     batch = VectorBatch(None)
     batch.inputs = random_inputs(model.config, 4, torch.float32)
     batch.__class__.__len__ = lambda self: len(self.inputs[0])
     spoil(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(TrainingDiverged) as error:
-        trainer._train_step(model, batch)
+        trainer._train_step(batch)
     after = model.state_dict()
     assert all(torch.equal(before[n].nan_to_num(9), after[n].nan_to_num(9)) for n in before)
     return str(error.value)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from glow.config import TrainRun, config_from_dict, config_to_dict
 from glow.model import Glow
+from glow.parallel.tensors import laid_out_like
 
 STEP_PATTERN = re.compile(r"step-(\d{8})")
 
@@ -151,15 +152,11 @@ class BackgroundSaver:
             self.check()
 
     def save(self, snapshot: Snapshot) -> None:
-        """Copy the tensors to host memory and write them in the background, after the checkpoint before is written."""
-        copies = {
-            name: {key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()}
-            for name, tensors in snapshot.tensors.items()
-        }
+        """Write the tensors, which nobody may change any more, in the background, after the checkpoint before."""
         state = copy.deepcopy(dict(snapshot.state))
         if self._pending is not None:
             self._pending.result()
-        self._pending = self._executor.submit(self.checkpoints.save, Snapshot(copies, snapshot.config, state))
+        self._pending = self._executor.submit(self.checkpoints.save, Snapshot(snapshot.tensors, snapshot.config, state))
 
     def check(self) -> None:
         """Raise the error of a write that failed; does not wait."""
@@ -332,13 +329,18 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what ``optimizer_tensors`` returned, on the devices where torch's optimisers want it."""
-    names = [name for name, _ in model.named_parameters()]
-    state: dict[int, dict[str, Tensor]] = {number: {} for number in range(len(names))}
-    numbers = {name: number for number, name in enumerate(names)}
+    """Restore what ``optimizer_tensors`` of the whole model returned, on the devices where torch's optimisers want
+    it.
+    """
+    parameters = dict(model.named_parameters())
+    numbers = {name: number for number, name in enumerate(parameters)}
+    state: dict[int, dict[str, Tensor]] = {number: {} for number in numbers.values()}
     for key, tensor in tensors.items():
         name, entry = key.rsplit("/", 1)
-        state[numbers[name]][entry] = tensor
+        if name in parameters:  # others belong to other stages of a pipeline
+            parameter = parameters[name]
+            is_like = tensor.shape == parameter.shape and tensor.dim() > 0
+            state[numbers[name]][entry] = laid_out_like(tensor, parameter) if is_like else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from glow.parallel.tensors import laid_out_like, local
+
 
 class EMA:
     """Averages the parameters of a model, by name; buffers are not averaged.
@@ -23,8 +25,8 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the parameters after ``step`` optimiser steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = [parameter.detach() for _, parameter in model.named_parameters()]
-        torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
+        current = [local(parameter.detach()) for _, parameter in model.named_parameters()]
+        torch._foreach_lerp_([local(average) for average in self.average.values()], current, 1 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -41,9 +43,9 @@ class EMA:
         return {**model.state_dict(), **self.average}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the averages out of what ``state_dict`` returned."""
+        """Take the averages out of what ``state_dict`` of the whole model returned."""
         for name, average in self.average.items():
-            average.copy_(state[name])
+            average.copy_(laid_out_like(state[name], average))
 
     @staticmethod
     @torch.no_grad()

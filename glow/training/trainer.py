@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -20,22 +19,26 @@ from tqdm import tqdm
 
 from glow.config import TrainRun
 from glow.data.manifest import Split
+from glow.memory import drift_of
+from glow.parallel.agreement import check_agreement
+from glow.parallel.layout import Layout, microbatches
+from glow.parallel.tensors import local_gradients
 from glow.training.checkpoint import (
     BackgroundSaver,
     CheckpointManager,
     Snapshot,
     load_optimizer_tensors,
-    load_weights,
     optimizer_tensors,
     read_state,
     read_tensors,
 )
 from glow.training.ema import EMA
+from glow.training.loss_scale import LossScale
 from glow.training.metrics import MetricsLog, Value
 from glow.training.schedule import build_optimizer, learning_rate
 from glow.training.stop import StopRequest, record_stop, remove_stop_file
 
-Preview = Callable[[], Mapping[str, float | np.ndarray]]
+Preview = Callable[[nn.Module], Mapping[str, float | np.ndarray]]
 
 
 class TrainingBatch(Protocol):
@@ -58,7 +61,8 @@ class TrainingDiverged(ValueError):
 
 
 class Trainer:
-    """Maximises the mean of ``model(*batch.inputs)``, log-probabilities ``[N]`` in nats.
+    """Maximises the mean of ``model(*batch.inputs)``, log-probabilities ``[N]`` in nats, of a model laid over
+    processes.
 
     The loss of a step is in bits/dim: the sum over the global batch divided by its size, whatever the number of
     processes and microbatches. All that a resumed run needs goes through checkpoints; randomness is in the batches.
@@ -66,9 +70,10 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Module, num_dims: int, run: TrainRun, accelerator: Accelerator, data: Split | None = None
+        self, layout: Layout, num_dims: int, run: TrainRun, accelerator: Accelerator, data: Split | None = None
     ) -> None:
-        self.model = model
+        self.layout = layout
+        self.model = model = layout.model
         self.data = data
         self.run = run
         self.accelerator = accelerator
@@ -76,7 +81,9 @@ class Trainer:
         self.optimizer = build_optimizer(model.parameters(), run.optimizer)
         self.ema = EMA(model, run.train.ema_decay)
         self.checkpoints = CheckpointManager(run.output, run.train.keep_last, run.train.keep_every)
+        self.loss_scale = LossScale() if accelerator.mixed_precision == "fp16" else None
         self.step = 0
+        self.num_overflows = 0
         self.best = math.inf
         self.losses_since_log: list[float] = []
         self.num_skipped = 0
@@ -88,13 +95,15 @@ class Trainer:
         return self.step * self.run.train.batch_size
 
     def restore(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint of this run."""
+        """Go on from a checkpoint of this run; the model has its weights already."""
         state = read_state(checkpoint)
-        load_weights(self.model, read_tensors(checkpoint, "model"), checkpoint)
         self.ema.load_state_dict(read_tensors(checkpoint, "ema"))
         load_optimizer_tensors(self.optimizer, self.model, read_tensors(checkpoint, "optimizer"))
         self.step = state["step"]
         self.losses_since_log = state["losses_since_log"]
+        self.num_overflows = state.get("num_overflows", 0)
+        if self.loss_scale and state.get("loss_scale"):
+            self.loss_scale.load_state_dict(state["loss_scale"])
         self.num_skipped, self.skipped_since_log = state["num_skipped"], state["skipped_since_log"]
         best = self.checkpoints.best()
         self.best = read_state(best)["validation_bits_per_dim"] if best else math.inf
@@ -111,18 +120,17 @@ class Trainer:
         Args:
             batches: This process's parts of the global batches, from ``images_seen`` on.
             validation_batches: Gives this process's part of the held-out data, anew at each call. None: there is none.
-            preview: Called with the averaged weights in place, on the main process: what to show at each validation.
+            preview: Called on the main process with the model and averaged weights: what to show at each validation.
             stop: Says whether this process was asked to stop; one process is enough.
 
         Raises:
-            ValueError: on all processes, when they differ in position or parameters; names one that does.
+            ValueError: on all processes, when they differ in position; names one that does.
             OSError: on the main process, when a checkpoint could not be written.
             TrainingDiverged: on all processes, before the optimiser step, when loss or gradient is not finite.
             ValueError: on all processes, when more data was skipped than data.max_skipped allows.
         """
         train, is_main = self.run.train, self.accelerator.is_main_process
-        self._check_agreement()
-        wrapped = self.accelerator.prepare_model(self.model)
+        check_agreement({"step": self.step})
         with ExitStack() as stack:
             saver = stack.enter_context(BackgroundSaver(self.checkpoints))
             log = stack.enter_context(MetricsLog(self.run.output, self.step)) if is_main else None
@@ -135,7 +143,7 @@ class Trainer:
                 start = time.perf_counter()
                 batch = next(batches)
                 waited_s += time.perf_counter() - start
-                loss, grad_norm, reason = self._train_step(wrapped, batch, stop)
+                loss, grad_norm, reason = self._train_step(batch, stop)
                 busy_s += time.perf_counter() - start
                 self.losses_since_log.append(loss)
                 bar.update()
@@ -143,13 +151,15 @@ class Trainer:
                 score, last = None, self.step == train.num_steps
                 if last or self.step % train.log_every == 0:
                     values |= self._progress(grad_norm) | self._speed(self.step - since, busy_s, waited_s)
+                    values |= self._drift()
                     bar.set_postfix_str(f"{values['train/bits_per_dim']:.3f} bits/dim")
                     waited_s, busy_s, since = 0.0, 0.0, self.step
                 if last or self.step % train.validate_every == 0:
                     with self.ema.applied(self.model):
                         if validation_batches:
                             values["validation/bits_per_dim"] = score = self._validate(validation_batches())
-                        values |= preview() if is_main else {}
+                        whole_model = self.layout.whole_model()
+                        values |= preview(whole_model) if whole_model is not None else {}
                 if log and values:
                     log.write(self.step, values)
                 if is_main and score is not None:
@@ -169,46 +179,60 @@ class Trainer:
         """Learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def _train_step(
-        self, wrapped: nn.Module, batch: TrainingBatch, stop: StopRequest | None = None
-    ) -> tuple[float, float, str | None]:
+    def _train_step(self, batch: TrainingBatch, stop: StopRequest | None = None) -> tuple[float, float, str | None]:
         """Make one optimiser step; return the loss of the global batch, the norm of its gradient, and why to stop."""
         train, accelerator = self.run.train, self.accelerator
-        size = train.microbatch_size or len(batch)
-        starts = range(0, len(batch), size)
-        # DDP averages gradients over processes; the loss is a sum over the global batch divided by its size.
-        scale = -self.bits_per_nat * accelerator.num_processes / train.batch_size
-        total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-        for start in starts:
-            inputs = [value[start : start + size].to(accelerator.device) for value in batch.inputs]
-            # DDP reduces the gradients once, with the last microbatch.
-            with accelerator.no_sync(wrapped) if start != starts[-1] else nullcontext():
-                loss = scale * wrapped(*inputs).sum()
-                loss.backward()
-            total += loss.detach()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        inputs = [value.to(accelerator.device) for value in batch.inputs]
+        loss_scale = self.loss_scale.scale if self.loss_scale else 1.0
+        scale = -self.bits_per_nat / train.batch_size
+        # Of the global batch: the sum over processes of what each returns.
+        total = self.layout.backward(inputs, train.microbatch_size or len(batch), loss_scale * scale) / loss_scale
+        gradients = local_gradients(self.model.parameters())
+        squared_norm = nn.utils.get_total_norm(gradients).double().square() / self.layout.num_copies
         reason = stop.reason() if stop else None
-        # The one collective of our own and the one host sync of a step. All processes see the same four numbers: the
-        # norm is that of the reduced gradient.
-        mine = total.new_tensor([float(reason is not None), len(batch.skipped)])
-        flags = accelerator.reduce(torch.cat([total.reshape(1), mine]), "mean")
-        loss_value, stops, skipped, norm_value = torch.cat([flags, norm.to(flags.dtype).reshape(1)]).tolist()
-        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            raise TrainingDiverged(self._diagnosis(batch, loss_value, norm_value))
+        # Processes of one pipeline read the same batch.
+        num_skipped = len(batch.skipped) if self.layout.placement.stage == 0 else 0
+        mine = total.new_tensor([float(reason is not None), num_skipped])
+        # The one collective of our own and the one host sync of a step: all processes see the same numbers.
+        sums = accelerator.reduce(torch.stack([total, squared_norm, self._exceeds_drift(), *mine]), "sum")
+        loss_value, scaled_norm, drifted, stops, skipped = sums.tolist()
+        norm = math.sqrt(scaled_norm) / loss_scale
+        is_finite = math.isfinite(norm)
+        if not math.isfinite(loss_value) or not (is_finite or self.loss_scale):
+            raise TrainingDiverged(self._diagnosis(batch, loss_value, norm))
+        if drifted:
+            raise TrainingDiverged(self._drift_diagnosis())
         if skipped:
             self._record_skipped(batch)
-        if self.run.optimizer.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.run.optimizer.max_grad_norm, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, train.num_steps, self.run.optimizer)
-        self.optimizer.step()
+            group["lr"] = learning_rate(self.num_updates, train.num_steps, self.run.optimizer)
+        if is_finite:
+            self._update(gradients, norm, loss_scale)
+        else:
+            self.num_overflows += 1
+        if self.loss_scale:
+            self.loss_scale.update(is_finite)
+            if self.loss_scale.is_collapsed:
+                raise TrainingDiverged(f"{self._diagnosis(batch, loss_value, norm)}. The loss scale is below 1")
         self.optimizer.zero_grad()
         self.step += 1
-        self.ema.update(self.model, self.step)
         if stops:  # not every process may have been asked
             reason = next(theirs for theirs in gather_object([reason]) if theirs is not None)
-        return loss_value, norm_value, reason
+        return loss_value, norm, reason
+
+    def _update(self, gradients: list[Tensor], norm: float, loss_scale: float) -> None:
+        """Clip the gradients, and move the weights and their average; overflows do not advance the learning rate."""
+        max_norm = self.run.optimizer.max_grad_norm
+        factor = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
+        if factor != loss_scale:
+            torch._foreach_mul_(gradients, factor / loss_scale)
+        self.optimizer.step()
+        self.ema.update(self.model, self.num_updates + 1)
+
+    @property
+    def num_updates(self) -> int:
+        """Steps that moved the weights."""
+        return self.step - self.num_overflows
 
     def _record_skipped(self, batch: TrainingBatch) -> None:
         """Count and list what all processes skipped in this step (a collective)."""
@@ -227,6 +251,10 @@ class Trainer:
         mean = sum(self.losses_since_log) / len(self.losses_since_log)
         values: dict[str, Value] = {"train/bits_per_dim": mean, "train/grad_norm": grad_norm, "train/lr": self.lr}
         values["images_seen"] = self.images_seen
+        if not math.isfinite(grad_norm):  # an overflow
+            del values["train/grad_norm"]
+        if self.loss_scale:
+            values |= {"train/loss_scale": self.loss_scale.scale, "train/num_overflows": self.num_overflows}
         if self.run.data.on_error == "skip":
             values["data/num_skipped"] = self.num_skipped
         if self.skipped_since_log:
@@ -247,31 +275,49 @@ class Trainer:
             "train/peak_memory_bytes": _peak_memory_bytes(),
         }
 
+    def _exceeds_drift(self) -> Tensor:
+        """Return 1 when a rebuilt state was too far from the real one, else 0: a float64 scalar on the device."""
+        drift = drift_of(self.model)
+        if drift is None:
+            return torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        return (drift > self.run.max_drift).double()
+
+    def _drift(self) -> dict[str, Value]:
+        """Return the largest drift of all processes since the last line of the log (a collective), and begin anew."""
+        if self.run.memory != "reversible":
+            return {}
+        largest = float(self.accelerator.gather(drift_of(self.model, reset=True)).max())
+        return {"memory/drift": largest}
+
     @torch.no_grad()
     def _validate(self, batches: Iterable[TrainingBatch]) -> float:
         """Return the mean bits/dim over all processes' batches (a collective)."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for batch in batches:
-            log_prob = self.model(*(value.to(self.accelerator.device) for value in batch.inputs))
-            sums += torch.stack([log_prob.double().sum(), sums.new_tensor(len(batch))])
+        for batch, is_real in self.layout.in_step(batches):
+            log_prob = self.layout.log_prob([value.to(self.accelerator.device) for value in batch.inputs])
+            if is_real and log_prob is not None:
+                sums += torch.stack([log_prob.double().sum(), sums.new_tensor(len(batch))])
         total, count = self.accelerator.reduce(sums, "sum").tolist()
         if not math.isfinite(total):
             raise TrainingDiverged(f"validation after step {self.step}: the log-likelihood is not finite")
         return -total * self.bits_per_nat / count
 
     def _save(self, saver: BackgroundSaver, score: float | None) -> None:
-        """Hand a copy of the state to the main process's saver."""
+        """Hand a copy of the state to the main process's saver (a collective)."""
+        held = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(self.model),
+            "optimizer": optimizer_tensors(self.optimizer, self.model),
+        }
+        tensors = {name: self.layout.gather(values) for name, values in held.items()}
         if self.accelerator.is_main_process:
-            tensors = {
-                "model": self.model.state_dict(),
-                "ema": self.ema.state_dict(self.model),
-                "optimizer": optimizer_tensors(self.optimizer, self.model),
-            }
             state = {
                 "step": self.step,
                 "images_seen": self.images_seen,
                 "validation_bits_per_dim": score,
                 "losses_since_log": self.losses_since_log,
+                "num_overflows": self.num_overflows,
+                "loss_scale": self.loss_scale.state_dict() if self.loss_scale else None,
                 "num_skipped": self.num_skipped,
                 "skipped_since_log": self.skipped_since_log,
                 "data_sha256": self.data.sha256 if self.data else None,
@@ -281,18 +327,10 @@ class Trainer:
         if score is not None:
             self.best = min(self.best, score)
 
-    def _check_agreement(self) -> None:
-        """Raise on all processes when one has another position or other parameters (a collective)."""
-        digest = hashlib.sha256()
-        for value in self.model.state_dict().values():
-            digest.update(value.cpu().numpy().tobytes())
-        check_agreement({"step": self.step, "parameters": digest.hexdigest()})
-
     def _diagnosis(self, batch: TrainingBatch, loss: float, norm: float) -> str:
         size = self.run.train.microbatch_size or len(batch)
-        starts = range(0, len(batch), size)
-        inputs = ([v[start : start + size].to(self.accelerator.device) for v in batch.inputs] for start in starts)
-        where = _first_nonfinite_module(self.model, inputs) or _last_nonfinite_gradient(self.model) or "another process"
+        parts = [part for part, _ in microbatches([v.to(self.accelerator.device) for v in batch.inputs], size)]
+        where = _first_nonfinite_module(self.layout, parts) or _last_nonfinite_gradient(self.model) or "another process"
         latest = self.checkpoints.latest()
         return (
             f"step {self.step + 1}: loss {loss}, gradient norm {norm}, first seen in {where}; nothing was updated. "
@@ -300,20 +338,13 @@ class Trainer:
             "optimizer.max_grad_norm may help"
         )
 
-
-def check_agreement(facts: Mapping[str, object]) -> None:
-    """Raise on all processes when one of them tells another fact than process 0, or more or fewer (a collective).
-
-    Raises:
-        ValueError: names the process and the fact.
-    """
-    everyone = gather_object([dict(facts)])
-    for rank, theirs in enumerate(everyone):
-        for name in sorted(everyone[0].keys() | theirs.keys()):
-            if theirs.get(name) != everyone[0].get(name):
-                raise ValueError(
-                    f"process {rank} has another {name} than process 0: {theirs.get(name)}, not {everyone[0].get(name)}"
-                )
+    def _drift_diagnosis(self) -> str:
+        drift = self._drift()["memory/drift"]
+        return (
+            f"step {self.step + 1}: memory reversible rebuilt a state that is {drift:.1e} away from the real one, "
+            f"more than max_drift {self.run.max_drift} allows; nothing was updated. A lower anchor_every or memory "
+            "checkpoint may help"
+        )
 
 
 def _peak_memory_bytes() -> int:
@@ -324,8 +355,8 @@ def _peak_memory_bytes() -> int:
 
 
 @torch.no_grad()
-def _first_nonfinite_module(model: nn.Module, inputs: Iterable[list[Tensor]]) -> str | None:
-    """Run the model once more and return the name of the first innermost module whose output is not finite."""
+def _first_nonfinite_module(layout: Layout, inputs: Iterable[list[Tensor]]) -> str | None:
+    """Run the model once more (a collective) and return the name of the first innermost module that is not finite."""
     found: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
@@ -336,10 +367,10 @@ def _first_nonfinite_module(model: nn.Module, inputs: Iterable[list[Tensor]]) ->
 
         return hook
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(watch(name)) for name, module in layout.model.named_modules() if name]
     try:
-        for microbatch in inputs:
-            model(*microbatch)
+        for microbatch, _ in layout.in_step(inputs):
+            layout.log_prob(microbatch)
     finally:
         for handle in handles:
             handle.remove()

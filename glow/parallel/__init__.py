@@ -1,0 +1,1 @@
+"""How a model and its training are laid over processes: replicated, sharded, or cut into the stages of a pipeline."""

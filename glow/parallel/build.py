@@ -1,0 +1,32 @@
+"""Laying a model over processes as the configuration says."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+from torch import nn
+
+from glow.config import TrainRun
+from glow.cost import cut, unit_costs
+from glow.model import Glow
+from glow.parallel.agreement import check_parameters
+from glow.parallel.layout import Layout, Replicated
+from glow.parallel.pipelined import Pipelined
+from glow.parallel.placement import Placement
+from glow.parallel.sharded import Sharded
+
+
+def lay_out(model: nn.Module, run: TrainRun, placement: Placement, accelerator: Accelerator) -> Layout:
+    """Lay a whole model over processes (a collective); it is not to be used otherwise then.
+
+    Raises:
+        ValueError: on all processes, when one has other parameters; names it.
+    """
+    check_parameters(model)
+    config = run.parallel
+    if config.mode == "pipeline":
+        assert isinstance(model, Glow)
+        return Pipelined(model, placement, accelerator, run, cut(unit_costs(model.config), placement.num_stages))
+    if config.mode != "ddp" and accelerator.num_processes > 1:
+        assert isinstance(model, Glow)
+        return Sharded(model, placement, accelerator, config)
+    return Replicated(model, placement, accelerator, config.reduce_dtype)

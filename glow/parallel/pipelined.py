@@ -1,0 +1,197 @@
+"""A model whose chain is cut into stages, one for each process of a pipeline."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
+from glow.config import TrainRun
+from glow.model import Glow
+from glow.parallel.layout import Item, to_host
+from glow.parallel.placement import Placement
+from glow.parallel.sharded import build_copy
+from glow.parallel.tensors import local_gradients
+
+
+class Pipelined:
+    """Each process has a run of units; between stages go the state and the running log-probability.
+
+    Microbatches follow each other by the 1F1B schedule. Several pipelines share the batch and add up their gradients.
+
+    Source: Narayanan et al. 2021 (PipeDream-2BW, arXiv 2006.09503), section 2; Huang et al. 2019 (GPipe, arXiv
+    1811.06965).
+    """
+
+    def __init__(
+        self, model: Glow, placement: Placement, accelerator: Accelerator, run: TrainRun, stages: Sequence[range]
+    ) -> None:
+        self.model = model
+        self.placement = placement
+        self.num_copies = placement.num_replicas
+        self.stages = stages
+        self._accelerator = accelerator
+        self._reduce_dtype = getattr(torch, run.parallel.reduce_dtype)
+        shape = (placement.num_stages, placement.num_replicas)
+        mesh = init_device_mesh(accelerator.device.type, shape, mesh_dim_names=("stage", "replica"))
+        self._replicas = mesh["replica"].get_group()
+        self._stage = Stage(model, stages[placement.stage])
+        keep_units(model, stages[placement.stage])
+        share = run.train.batch_size // placement.num_replicas
+        size = run.train.microbatch_size or share
+        dtype = next(model.parameters()).dtype
+        pipeline_stage = PipelineStage(
+            self._stage,
+            placement.stage,
+            placement.num_stages,
+            accelerator.device,
+            input_args=self._stage.inputs_like(size, dtype, "meta"),
+            output_args=self._stage.outputs_like(size, dtype, "meta"),
+            group=mesh["stage"].get_group(),
+        )
+        self._scale = 1.0  # of the loss; read when the schedule asks for it
+        self._schedule = Schedule1F1B(pipeline_stage, share // size, self._loss, scale_grads=False)
+
+    def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
+        """Add to the gradients; all processes of a pipeline are given the same inputs."""
+        self._scale = scale
+        images, noise, *labels = inputs
+        losses: list[Tensor] = []
+        arguments: dict[str, Any] = {"labels": labels[0]} if labels else {}
+        if self._stage.is_last:
+            # The target is not looked at, but a schedule wants one.
+            arguments |= {"target": noise.new_zeros(len(noise)), "losses": losses}
+        self._schedule.step(*([images, noise] if self._stage.is_first else []), **arguments)
+        self._add_up_gradients()
+        return sum((loss.detach().double() for loss in losses), noise.new_zeros((), dtype=torch.float64))
+
+    def log_prob(self, inputs: Sequence[Tensor]) -> Tensor | None:
+        """Return the log-probabilities ``[N]`` on the last process of the pipeline."""
+        images, noise, *labels = inputs
+        arguments: tuple[Tensor, ...] = (images, noise)
+        placement = self.placement
+        rank = self._accelerator.process_index
+        if not self._stage.is_first:
+            arguments = tuple(like.detach() for like in self._stage.inputs_like(len(noise), noise.dtype, noise.device))
+            for value in arguments:
+                dist.recv(value, rank - placement.num_replicas)
+        outputs = self._stage(*arguments, labels=labels[0] if labels else None)
+        if self._stage.is_last:
+            return outputs
+        for value in outputs:
+            dist.send(value, rank + placement.num_replicas)
+        return None
+
+    def in_step(self, batches: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
+        """Yield all: the processes of a pipeline have the same."""
+        return ((batch, True) for batch in batches)
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Send what the stages of the first pipeline have to the main process."""
+        is_main, device = self._accelerator.is_main_process, self._accelerator.device
+        held = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]
+        descriptions = gather_object([held])
+        gathered = to_host(tensors) if is_main else {}
+        for stage in range(1, self.placement.num_stages):
+            source = stage * self.placement.num_replicas
+            if self._accelerator.process_index == source:
+                for tensor in tensors.values():
+                    dist.send(tensor.detach().to(device).contiguous(), 0)
+            elif is_main:
+                for name, shape, dtype in descriptions[source]:
+                    received = torch.empty(shape, dtype=dtype, device=device)
+                    dist.recv(received, source)
+                    gathered[name] = received.cpu()
+        return gathered
+
+    def whole_model(self) -> Glow | None:
+        """Gather the weights into a model of their own."""
+        weights = self.gather(self.model.state_dict())
+        return build_copy(self.model, weights, self._accelerator) if self._accelerator.is_main_process else None
+
+    def _loss(self, log_prob: Tensor, _: Tensor) -> Tensor:
+        return self._scale * log_prob.sum()
+
+    def _add_up_gradients(self) -> None:
+        """Sum the gradients of all pipelines (a collective)."""
+        count = self.placement.num_replicas
+        if count == 1:
+            return
+        gradients = local_gradients(self.model.parameters())
+        # In 16 bits a sum could overflow where the mean does not.
+        dtype = gradients[0].dtype if self._reduce_dtype == torch.float32 else self._reduce_dtype
+        flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(count).to(dtype)
+        dist.all_reduce(flat, group=self._replicas)
+        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient)).mul_(count)
+
+
+class Stage(nn.Module):
+    """A run of units of the chain: from images and noise, or the state before, to the state after or
+    log-probability.
+    """
+
+    def __init__(self, model: Glow, units: range) -> None:
+        super().__init__()
+        self.model = model
+        self.units = units
+        self.is_first = units.start == 0
+        self.is_last = units.stop == len(model.chain)
+
+    def forward(self, first: Tensor, second: Tensor, labels: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Run the units.
+
+        Args:
+            first: Images, uint8 ``[N, C, H, W]``, or the state.
+            second: Noise, ``[N, C, H, W]``, or the running log-probability ``[N]``.
+            labels: Classes, or None.
+
+        Returns:
+            The state and the running log-probability; of the last stage, the log-probability alone.
+        """
+        model = self.model
+        with torch.autocast(second.device.type, enabled=False):
+            x, log_prob = model.dequantize(first, second) if self.is_first else (first, second)
+            units = [model.chain[index] for index in self.units]
+            x, log_prob = model.runner.run(units, x, log_prob, model.context(labels, x))
+        return log_prob if self.is_last else (x.contiguous(), log_prob)
+
+    def inputs_like(self, count: int, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Return tensors like the arguments for so many examples, their values undefined."""
+        if not self.is_first:
+            return self._state_like(self.units.start, count, dtype, device)
+        shape = (count, *self.model.image_shape)
+        return torch.empty(shape, dtype=torch.uint8, device=device), torch.empty(shape, dtype=dtype, device=device)
+
+    def outputs_like(
+        self, count: int, dtype: torch.dtype, device: torch.device | str
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return tensors like the results for so many examples, their values undefined."""
+        if not self.is_last:
+            return self._state_like(self.units.stop, count, dtype, device)
+        return torch.empty(count, dtype=dtype, device=device, requires_grad=True)
+
+    def _state_like(
+        self, unit: int, count: int, dtype: torch.dtype, device: torch.device | str
+    ) -> tuple[Tensor, Tensor]:
+        """Return a state and log-probability as unit ``unit`` gets them."""
+        # Gradients are sent back for those that say so.
+        make = functools.partial(torch.empty, dtype=dtype, device=device, requires_grad=True)
+        return make((count, *self.model.state_shapes[unit])), make(count)
+
+
+def keep_units(model: Glow, units: range) -> None:
+    """Take all other units out of a model, and, if the first is among them, the dequantiser; names stay the same."""
+    for index in range(len(model.chain)):
+        if index not in units:
+            model.chain[index] = nn.Identity()  # type: ignore[index]
+    if units.start > 0:
+        model.dequantizer = None

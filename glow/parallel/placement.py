@@ -1,0 +1,56 @@
+"""Which part of every batch, and of the chain of units, belongs to a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glow.config import TrainRun
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The place of one process: it reads the batches of ``replica``, and has ``stage`` of the chain."""
+
+    replica: int
+    num_replicas: int
+    stage: int = 0
+    num_stages: int = 1
+
+
+def place(run: TrainRun, rank: int, num_processes: int) -> Placement:
+    """Return the place of process ``rank``.
+
+    Replicas of one stage have neighbouring ranks: on a cluster they add up their gradients within a node, and what
+    passes between nodes is the state between two stages, which is small.
+
+    Raises:
+        ValueError: when the number of processes or the batch cannot be divided like this.
+    """
+    config = run.parallel
+    if config.shards is not None and num_processes % config.shards:
+        raise ValueError(f"parallel.shards: {config.shards}, but {num_processes} processes are not a multiple of it")
+    if config.stages is None:
+        return Placement(rank, num_processes)
+    num_replicas, rest = divmod(num_processes, config.stages)
+    if rest:
+        raise ValueError(f"parallel.stages: {config.stages}, but {num_processes} processes are not a multiple of it")
+    _check_batches(run, config.stages, num_replicas)
+    return Placement(rank % num_replicas, num_replicas, rank // num_replicas, config.stages)
+
+
+def _check_batches(run: TrainRun, num_stages: int, num_replicas: int) -> None:
+    """Check that every pipeline gets the same number of equal microbatches, and enough of them."""
+    share, rest = divmod(run.train.batch_size, num_replicas)
+    if rest:
+        raise ValueError(
+            f"train.batch_size: {run.train.batch_size}, but {num_replicas} pipelines share it: a multiple of that is "
+            "allowed"
+        )
+    size = run.train.microbatch_size or share
+    if share % size or share // size < num_stages:
+        allowed = [str(number) for number in range(1, share // num_stages + 1) if share % number == 0]
+        raise ValueError(
+            f"train.microbatch_size: {run.train.microbatch_size}, but a pipeline of {num_stages} stages needs "
+            f"{num_stages} or more equal microbatches of its {share} images: "
+            + (f"{', '.join(allowed)} are allowed" if allowed else "a larger train.batch_size is needed")
+        )

@@ -1,0 +1,102 @@
+"""A model of which every process has a shard of all parameters, and gathers a flow step when it is used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from glow.config import ParallelConfig
+from glow.model import Glow
+from glow.parallel.layout import Item, microbatches
+from glow.parallel.placement import Placement
+from glow.parallel.tensors import whole
+
+
+class Sharded:
+    """Parameters, gradients and optimiser state are shared out by ``fully_shard``, a unit of the chain at a time.
+
+    With ``shards``, over groups of so many processes with neighbouring ranks; the groups have the same.
+
+    Source: Zhao et al. 2023 (PyTorch FSDP, arXiv 2304.11277); Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054).
+    """
+
+    def __init__(self, model: Glow, placement: Placement, accelerator: Accelerator, config: ParallelConfig) -> None:
+        self.model = model
+        self.placement = placement
+        self._accelerator = accelerator
+        shards = config.shards or placement.num_replicas
+        self.num_copies = placement.num_replicas // shards
+        mesh = init_device_mesh(
+            accelerator.device.type, (self.num_copies, shards), mesh_dim_names=("replicate", "shard")
+        )
+        mesh = mesh if config.mode == "hsdp" else mesh["shard"]
+        policy = MixedPrecisionPolicy(reduce_dtype=_reduce_dtype(config), cast_forward_inputs=False)
+        for unit in model.chain:
+            if any(True for _ in unit.parameters()):
+                fully_shard(unit, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+
+    def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
+        """Add to the gradients; they are reduced with every microbatch, because whole ones are not kept."""
+        total = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
+        for (microbatch, _), is_real in self.in_step(microbatches(inputs, microbatch_size)):
+            scaled = scale * is_real * self.log_prob(microbatch).sum()
+            # What is reduced is the mean over processes.
+            (self.placement.num_replicas * scaled).backward()
+            total += scaled.detach()
+        return total
+
+    def log_prob(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the log-probabilities ``[N]``."""
+        with warnings.catch_warnings():
+            # Splits and some masks end in one; nothing is changed in place after them.
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
+            return self.model(*inputs)
+
+    def in_step(self, batches: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
+        """Yield as many as the process with the most: all take part in gathering a step's parameters."""
+        remaining = iter(batches)
+        batch: Item | None = None
+        while True:
+            following = next(remaining, None)
+            flag = torch.tensor(float(following is not None), device=self._accelerator.device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            if not flag:
+                return
+            batch = batch if following is None else following
+            assert batch is not None, "a process without any batch"
+            yield batch, following is not None
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gather one tensor after the other."""
+        gathered = {}
+        for name, tensor in tensors.items():
+            value = whole(tensor.detach())
+            if self._accelerator.is_main_process:
+                gathered[name] = value.to("cpu", copy=True)
+        return gathered
+
+    def whole_model(self) -> Glow | None:
+        """Gather the weights into a model of their own."""
+        weights = self.gather(self.model.state_dict())
+        return build_copy(self.model, weights, self._accelerator) if self._accelerator.is_main_process else None
+
+
+def build_copy(model: Glow, weights: Mapping[str, Tensor], accelerator: Accelerator) -> Glow:
+    """Build a model on the device of this process, to be used without gradients."""
+    with torch.random.fork_rng():
+        copy = Glow(model.config).to(accelerator.device, next(model.parameters()).dtype)
+    copy.load_state_dict(weights)
+    return copy.eval()
+
+
+def _reduce_dtype(config: ParallelConfig) -> torch.dtype | None:
+    """Return the dtype of the reduction; None is that of the gradients, float32 or float64."""
+    return None if config.reduce_dtype == "float32" else getattr(torch, config.reduce_dtype)
