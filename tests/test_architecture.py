@@ -12,8 +12,17 @@ from glow.config import ModelConfig
 LAYERS = [
     ["glow.config", "glow.randomness", "glow.groups", "glow.locking"],
     ["glow.images", "glow.nets", "glow.gated", "glow.bijectors"],
-    ["glow.model", "glow.steps", "glow.memory", "glow.dequantization", "glow.precision", "glow.data"],
-    ["glow.training", "glow.sampling", "glow.evaluation", "glow.importing"],
+    [
+        "glow.model",
+        "glow.steps",
+        "glow.memory",
+        "glow.cost",
+        "glow.tracing",
+        "glow.dequantization",
+        "glow.precision",
+        "glow.data",
+    ],
+    ["glow.training", "glow.sampling", "glow.evaluation", "glow.importing", "glow.planning", "glow.measuring"],
     ["glow.cli"],
     ["pipelines"],
 ]
