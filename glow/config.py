@@ -305,6 +305,28 @@ class TrainRun:
 
 
 @dataclass(frozen=True)
+class PlanRun(TrainRun):
+    """Tell what a training costs before it starts: parameters, arithmetic, memory of a process in each memory and
+    parallel mode, the largest microbatch that fits, and the mode to choose. Takes the options of train too.
+    """
+
+    output: str = "runs/plan"
+    """As of train; nothing is written there."""
+    gpu_memory_gib: float = 80.0
+    """Memory of the device of each process, in GiB."""
+    measure: bool = False
+    """Make a forward and backward pass on this machine in each memory mode, and compare what it takes with what was
+    predicted."""
+    plot: str | None = None
+    """PNG to draw: what each memory mode keeps with 4, 8, 16 and 32 steps in a level, measured on this machine."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require(self.gpu_memory_gib > 0, "gpu_memory_gib", self.gpu_memory_gib, "a number above 0 is")
+
+
+@dataclass(frozen=True)
 class PrepareRun:
     """Turn images into a sharded data set: shuffled tar shards of lossless PNGs with an index, and dataset.json."""
 

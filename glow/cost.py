@@ -81,8 +81,9 @@ def cut(costs: Sequence[UnitCost], num_stages: int) -> list[range]:
     """
     num_steps = sum(cost.is_step for cost in costs)
     if not 1 <= num_stages <= num_steps:
-        raise
-        ValueError(f"{num_stages} pipeline stages: the model has {num_steps} flow steps, 1 to that many are allowed")
+        raise ValueError(
+            f"{num_stages} pipeline stages: the model has {num_steps} flow steps, 1 to that many are allowed"
+        )
     macs = _running_sum([cost.num_macs for cost in costs])
     steps = _running_sum([int(cost.is_step) for cost in costs])
     # best[end]: of the first so many units in the stages up to now, the most arithmetic of one, the sum of squares (it

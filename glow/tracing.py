@@ -70,8 +70,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def trace(run: Run, module: nn.Module, leaves: Sequence[Tensor], holds_arguments: bool = False) -> Trace:
-    """Run ``run``, which uses ``module``, forwards and backwards; call it, and make its arguments, under
-    FakeTensorMode.
+    """Run ``run``, which uses ``module``, forwards and backwards. Call it, and make ``leaves``, under FakeTensorMode.
 
     Parameters, buffers and the gradients of parameters are not counted: they are there before, as when gradients are
     accumulated.

@@ -20,6 +20,7 @@ from PIL import Image
 from glow.config import ModelConfig, PrepareRun
 from glow.data.manifest import load_dataset
 from glow.data.writer import prepare
+from glow.memory import Tape
 from glow.model import Glow
 
 torch.set_num_threads(1)
@@ -107,6 +108,24 @@ def tiny_glow(dtype: torch.dtype = torch.float64, size: float = 0.03, **changes)
     model.initialize(*random_inputs(config, 64, dtype))
     perturb(model, size)
     return model.eval()
+
+
+def kept_bytes(model, inputs):
+    """Bytes that a forward pass leaves for the backward pass, parameters and buffers aside, each storage once."""
+    sizes = {}
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+
+    def keep(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor.detach()  # the tensor itself would keep the graph that keeps it
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        log_prob = model(*inputs)
+    for tape in (thing for thing in gc.get_objects() if type(thing) is Tape):
+        keep(tape.input)
+        keep(tape.state)
+    del log_prob
+    return sum(size for pointer, size in sizes.items() if pointer not in own)
 
 
 def run_ranks(function: Callable[..., object], world: int, *arguments: object) -> list:

@@ -23,7 +23,7 @@ LAYERS = [
         "glow.data",
     ],
     ["glow.parallel"],
-    ["glow.training", "glow.sampling", "glow.evaluation", "glow.importing"],
+    ["glow.training", "glow.sampling", "glow.evaluation", "glow.importing", "glow.planning", "glow.measuring"],
     ["glow.cli"],
     ["pipelines"],
 ]

@@ -16,6 +16,7 @@ from glow.config import (
     EvaluateRun,
     ImportRun,
     ModelConfig,
+    PlanRun,
     PrepareRun,
     SampleRun,
     TrainConfig,
@@ -48,7 +49,7 @@ def test_commands_of_the_readme_are_understood():
     text = Path("README.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
-    classes["import_checkpoint"] = ImportRun
+    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun}
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
         parse_config(classes[stage], shlex.split(arguments), stage, positional=stage == "import_checkpoint")
@@ -137,7 +138,7 @@ def test_config_from_dict_names_unknown_fields():
         config_from_dict(DataConfig, {"colour": 1})
 
 
-@pytest.mark.parametrize("cls", [TrainRun, PrepareRun, SampleRun, EvaluateRun, DemoRun])
+@pytest.mark.parametrize("cls", [TrainRun, PlanRun, PrepareRun, SampleRun, EvaluateRun, DemoRun])
 def test_help_explains_every_option(cls, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_config(cls, ["--help"], "it")

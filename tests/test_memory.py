@@ -1,14 +1,11 @@
 """Memory modes: the same gradients as those of plain autograd, from less that is kept."""
 
-import gc
-
 import pytest
 import torch
-from conftest import perturb, random_inputs, tiny_config, tiny_glow
+from conftest import kept_bytes, perturb, random_inputs, tiny_config, tiny_glow
 from test_model import VARIANTS
 
 from glow.bijectors.conv1x1 import LUConv1x1
-from glow.memory import Tape
 from glow.model import Glow
 from glow.precision import set_compute_dtype
 
@@ -21,24 +18,6 @@ def gradients(model, inputs):
     log_prob = model(*inputs)
     log_prob.mean().backward()
     return log_prob.detach(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-
-
-def kept_bytes(model, inputs):
-    """Bytes that a forward pass leaves for the backward pass, parameters aside, each storage once."""
-    sizes = {}
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-
-    def keep(tensor):
-        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor.detach()  # the tensor itself would keep the graph that keeps it
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        log_prob = model(*inputs)
-    for tape in (thing for thing in gc.get_objects() if type(thing) is Tape):
-        keep(tape.input)
-        keep(tape.state)
-    del log_prob
-    return sum(size for pointer, size in sizes.items() if pointer not in parameters)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
