@@ -126,6 +126,17 @@ def process_memory(run: TrainRun, num_processes: int, images: int, device_type: 
     ]
 
 
+def describe_stages(stages: Sequence[ProcessMemory]) -> str:
+    """Return a table of the processes of a pipeline, or of any process of another layout."""
+    total = sum(stage.num_macs for stage in stages)
+    lines = [f"  {'stage':8}{'units':>12}{'M parameters':>16}{'% of arithmetic':>18}{'GiB a process':>16}"]
+    for number, stage in enumerate(stages):
+        units = f"{stage.units.start}-{stage.units.stop - 1}"
+        share, gib = f"{100 * stage.num_macs / total:.1f}", f"{stage.total_bytes / 2**30:.2f}"
+        lines.append(f"  {number:<8}{units:>12}{stage.num_parameters / 1e6:>16.3f}{share:>18}{gib:>16}")
+    return "\n".join(lines)
+
+
 def options(run: TrainRun, num_processes: int, capacity_bytes: float, images: int) -> list[Option]:
     """Return all ways to train, the fastest first: those with the least communication, then with the least arithmetic.
 

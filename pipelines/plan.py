@@ -12,7 +12,17 @@ from glow.cli import parse_config, run_stage
 from glow.config import PlanRun
 from glow.data.manifest import load_dataset
 from glow.measuring import measure_step, plot_kept
-from glow.planning import FORWARD_PASSES, MEMORY_MODES, RESERVE, Option, in_mode, options, process_memory, recommend
+from glow.planning import (
+    FORWARD_PASSES,
+    MEMORY_MODES,
+    RESERVE,
+    Option,
+    describe_stages,
+    in_mode,
+    options,
+    process_memory,
+    recommend,
+)
 from glow.precision import use_exact_float32
 from pipelines.train import complete
 
@@ -29,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> Option | None:
     describe_model(run)
     print(f"\n{num_processes} process(es) of {run.gpu_memory_gib:g} GiB, {run.train.batch_size} images a step:")
     describe_ways(ways, images)
-    describe_stages(run, num_processes, ways, images)
+    describe_pipeline(run, num_processes, ways, images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     use_exact_float32()
     if run.measure:
@@ -75,20 +85,14 @@ def describe_ways(ways: Sequence[Option], images: int) -> None:
         print(f"  {way.layout:12}{way.memory:12}{gib:>12}{largest:>20}{FORWARD_PASSES[way.memory]:>23}")
 
 
-def describe_stages(run: PlanRun, num_processes: int, ways: Sequence[Option], images: int) -> None:
+def describe_pipeline(run: PlanRun, num_processes: int, ways: Sequence[Option], images: int) -> None:
     """Print the stages of the pipeline among the ways, in the memory mode of the configuration."""
     way = next((way for way in ways if way.parallel.mode == "pipeline" and way.memory == run.memory), None)
     if way is None:
         return
     candidate = dataclasses.replace(run, parallel=way.parallel)
-    stages = process_memory(candidate, num_processes, images)
-    total = sum(stage.num_macs for stage in stages)
     print(f"\nStages of the pipeline, memory {run.memory}, microbatches of {images}:")
-    print(f"  {'stage':8}{'units':>12}{'M parameters':>16}{'% of arithmetic':>18}{'GiB':>10}")
-    for number, stage in enumerate(stages):
-        units = f"{stage.units.start}-{stage.units.stop - 1}"
-        share = f"{100 * stage.num_macs / total:.1f}"
-        print(f"  {number:<8}{units:>12}{stage.num_parameters / 1e6:>16.1f}{share:>18}{stage.total_bytes / GIB:>10.2f}")
+    print(describe_stages(process_memory(candidate, num_processes, images)))
 
 
 def describe_measurement(run: PlanRun, images: int, device: torch.device) -> None:

@@ -27,7 +27,8 @@ from glow.locking import locked
 from glow.model import Glow
 from glow.parallel.agreement import check_agreement
 from glow.parallel.build import lay_out
-from glow.parallel.placement import place
+from glow.parallel.placement import Placement, place
+from glow.planning import describe_stages, process_memory
 from glow.precision import set_compute_dtype, use_exact_float32
 from glow.sampling import Draw, image_grid, sample_images
 from glow.training.checkpoint import (
@@ -89,11 +90,10 @@ def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, 
         for batch in train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
     )
 
+    model = build_model(run, accelerator)
     if accelerator.is_main_process:
         describe(run, accelerator)
-    model = build_model(run, accelerator)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    say(accelerator, f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}")
+        describe_layout(run, model, accelerator, placement)
     if latest:
         load_weights(model, read_tensors(latest, "model"), latest)
     else:
@@ -156,6 +156,15 @@ def describe(run: TrainRun, accelerator: Accelerator) -> None:
     forget_stop(output)
     (output / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run), sort_keys=False))
     write_environment(output, accelerator.device, accelerator.num_processes)
+
+
+def describe_layout(run: TrainRun, model: Glow, accelerator: Accelerator, placement: Placement) -> None:
+    """Print the size of the model, and what each process has of it where that is not all."""
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}")
+    if run.parallel.mode != "ddp":
+        images = run.train.microbatch_size or run.train.batch_size // placement.num_replicas
+        print(describe_stages(process_memory(run, accelerator.num_processes, images, accelerator.device.type)))
 
 
 def goes_on(latest: Path, run: TrainRun, data_sha256: str, accelerator: Accelerator) -> bool:
