@@ -112,7 +112,7 @@ def allocations(device: torch.device) -> Iterator[Allocations]:
 def _ready_model(run: TrainRun, device: torch.device) -> Glow:
     model = Glow(run.model).to(device)
     model.initialize(*_random_inputs(model, 2, device))
-    model.set_memory(run.memory, run.anchor_every)
+    model.set_memory(run.memory, run.anchor_every or None)
     set_compute_dtype(model, NETWORK_DTYPES.get(run.train.mixed_precision or "no"))
     return model.train()
 

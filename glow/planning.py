@@ -176,8 +176,7 @@ def recommend(run: TrainRun, ways: Sequence[Option]) -> Option | None:
 
 def in_mode(run: TrainRun, memory: str, parallel: ParallelConfig | None = None) -> TrainRun:
     """Return the run in another memory mode, and laid out like that; None: ddp."""
-    anchor_every = run.anchor_every if memory == "reversible" else None
-    changes: dict[str, Any] = {"memory": memory, "anchor_every": anchor_every, "parallel": parallel or ParallelConfig()}
+    changes: dict[str, Any] = {"memory": memory, "parallel": parallel or ParallelConfig()}
     return dataclasses.replace(run, **changes)
 
 
@@ -278,7 +277,7 @@ def _most_needed(run: TrainRun, num_processes: int, images: int) -> int:
 
 def _costs(run: TrainRun) -> tuple[UnitCost, ...]:
     dtype = torch.float32 if run.train.mixed_precision in (None, "no") else torch.bfloat16
-    return tuple(unit_costs(run.model, run.memory, run.anchor_every, dtype))
+    return tuple(unit_costs(run.model, run.memory, run.anchor_every or None, dtype))
 
 
 @functools.lru_cache(maxsize=64)

@@ -138,7 +138,7 @@ def build_model(run: TrainRun, accelerator: Accelerator) -> Glow:
     with torch.random.fork_rng():
         torch.manual_seed(run.train.seed)
         model = Glow(run.model).to(accelerator.device)
-    model.set_memory(run.memory, run.anchor_every)
+    model.set_memory(run.memory, run.anchor_every or None)
     set_compute_dtype(model, NETWORK_DTYPES[accelerator.mixed_precision])
     return model
 

@@ -150,3 +150,18 @@ def _rank_main(rank: int, function: Callable[..., object], world: int, folder: s
     finally:
         if dist.is_initialized():  # the end of a training has done it already
             dist.destroy_process_group()
+
+
+def table_rows(name: str, path: str = "README.md") -> list[str]:
+    """The lines of a table in a document, between ``<!-- name -->`` and ``<!-- -->``, without its head."""
+    return Path(path).read_text().split(f"<!-- {name} -->\n")[1].split("<!-- -->")[0].splitlines()[2:]
+
+
+def fill_table(name: str, head: list[str], rows: list[str]) -> None:
+    """Write a table into the document that GLOW_TABLE names, if it names one."""
+    if "GLOW_TABLE" not in os.environ:
+        return
+    path = Path(os.environ["GLOW_TABLE"])
+    before, after = path.read_text().split(f"<!-- {name} -->\n")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows]
+    path.write_text(f"{before}<!-- {name} -->\n" + "\n".join(lines) + "\n<!-- -->" + after.split("<!-- -->", 1)[1])

@@ -1,6 +1,7 @@
 """Checkpoints of one layout in another: each goes on with the same numbers, and is sampled and measured alike."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from conftest import run_ranks
 from PIL import Image
 from test_training import options, train_main
 
+from glow.config import ParallelConfig
 from glow.training.checkpoint import load_model, read_state, read_tensors
 from glow.training.metrics import read_metrics
 from pipelines import evaluate, sample
@@ -133,3 +135,29 @@ def test_what_cannot_be_divided_is_refused_on_all_processes(dataset, tmp_path, w
     for error in run_ranks(train_and_tell, world, arguments):
         with pytest.raises(ValueError, match=message):
             raise ValueError(error)
+
+
+def test_drift_is_a_metric_and_beyond_its_bound_training_stops_on_all_processes(dataset, tmp_path):
+    arguments = options(dataset, tmp_path, "--memory", "reversible", "--train.num_steps", "2")
+    assert run_ranks(train_and_tell, 2, arguments) == [None, None]
+    assert all(0 < line["memory/drift"] < 1e-4 for line in read_metrics(tmp_path))
+    arguments = options(dataset, tmp_path / "strict", "--memory", "reversible", "--max_drift", "1e-9")
+    message = r"step 1: memory reversible rebuilt a state that is \S+ away from .* max_drift 1e-09 allows; nothing was"
+    for error in run_ranks(train_and_tell, 2, arguments):
+        assert re.match(message, error), error
+    assert read_metrics(tmp_path / "strict") == []
+
+
+@pytest.mark.parametrize(
+    ("parallel", "message"),
+    [
+        ({"mode": "tensor"}, r"parallel\.mode: 'tensor' is not allowed; tensor parallelism is not offered; pipeline"),
+        ({"mode": "foo"}, r"parallel\.mode: 'foo' is not allowed; ddp, fsdp, hsdp, pipeline are"),
+        ({"mode": "pipeline"}, r"parallel\.stages: None is not allowed; pipeline needs 2 or more"),
+        ({"mode": "hsdp", "shards": 1}, r"parallel\.shards: 1 is not allowed; hsdp needs 2 or more"),
+        ({"stages": 2}, r"parallel\.stages: 2 is not allowed; it belongs to parallel\.mode pipeline"),
+    ],
+)
+def test_layout_that_does_not_exist_is_refused(parallel, message):
+    with pytest.raises(ValueError, match=message):
+        ParallelConfig(**parallel)

@@ -1,16 +1,13 @@
 """Layouts over processes: each makes the steps of a process alone, whatever the memory mode."""
 
 import dataclasses
-import os
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from conftest import random_inputs, run_ranks, tiny_config
+from conftest import fill_table, random_inputs, run_ranks, table_rows, tiny_config
 
 from glow.config import OptimizerConfig, ParallelConfig, TrainConfig, TrainRun
 from glow.model import Glow
@@ -31,7 +28,6 @@ MODES = {
 }
 PARTS = {"class_conditional": True, "num_classes": 3, "dequantization": "variational", "dequantization_steps": 1}
 BATCH_SIZE = 16
-TABLE = re.compile(r"(.*<!-- layouts -->\n)(.*?)(<!-- -->.*)", re.DOTALL)
 
 
 @dataclasses.dataclass
@@ -100,11 +96,8 @@ def table():
     """Rows of README's table; GLOW_TABLE=README.md puts them there."""
     rows = {}
     yield rows
-    if "GLOW_TABLE" in os.environ:
-        path = Path(os.environ["GLOW_TABLE"])
-        before, _, after = TABLE.search(path.read_text()).groups()
-        lines = ["| mode, processes | " + " | ".join(MEMORY) + " |", "|---" * (len(MEMORY) + 1) + "|"]
-        path.write_text(before + "\n".join([*lines, *(rows[mode] for mode in MODES)]) + "\n" + after)
+    if rows.keys() == MODES.keys():
+        fill_table("layouts", ["mode, processes", *MEMORY], [rows[mode] for mode in MODES])
 
 
 def relative_difference(result, alone):
@@ -132,7 +125,7 @@ def test_every_layout_and_memory_mode_makes_the_steps_of_one_process_in_float64(
 
 
 def test_the_readme_has_a_row_for_every_layout():
-    rows = TABLE.search(Path("README.md").read_text())[2].splitlines()[2:]
+    rows = table_rows("layouts")
     assert [row.split("|")[1].strip() for row in rows] == list(MODES)
     assert all(float(cell) < 1e-10 for row in rows for cell in row.split("|")[2:-1])
 

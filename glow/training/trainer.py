@@ -38,6 +38,8 @@ from glow.training.metrics import MetricsLog, Value
 from glow.training.schedule import build_optimizer, learning_rate
 from glow.training.stop import StopRequest, record_stop, remove_stop_file
 
+MAX_DRIFT, MAX_DRIFT_IN_HALF = 1e-3, 0.1
+
 Preview = Callable[[nn.Module], Mapping[str, float | np.ndarray]]
 
 
@@ -82,6 +84,7 @@ class Trainer:
         self.ema = EMA(model, run.train.ema_decay)
         self.checkpoints = CheckpointManager(run.output, run.train.keep_last, run.train.keep_every)
         self.loss_scale = LossScale() if accelerator.mixed_precision == "fp16" else None
+        self.max_drift = run.max_drift or (MAX_DRIFT if accelerator.mixed_precision == "no" else MAX_DRIFT_IN_HALF)
         self.step = 0
         self.num_overflows = 0
         self.best = math.inf
@@ -280,7 +283,7 @@ class Trainer:
         drift = drift_of(self.model)
         if drift is None:
             return torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        return (drift > self.run.max_drift).double()
+        return (drift > self.max_drift).double()
 
     def _drift(self) -> dict[str, Value]:
         """Return the largest drift of all processes since the last line of the log (a collective), and begin anew."""
@@ -342,7 +345,7 @@ class Trainer:
         drift = self._drift()["memory/drift"]
         return (
             f"step {self.step + 1}: memory reversible rebuilt a state that is {drift:.1e} away from the real one, "
-            f"more than max_drift {self.run.max_drift} allows; nothing was updated. A lower anchor_every or memory "
+            f"more than max_drift {self.max_drift} allows; nothing was updated. A lower anchor_every or memory "
             "checkpoint may help"
         )
 
