@@ -197,7 +197,8 @@ class TrainConfig:
     batch_size: int = 64
     """Images in one optimiser step, over all processes."""
     microbatch_size: int | None = None
-    """Images that one process holds at once; gradients are accumulated. Default: all of its share."""
+    """Images that one process holds at once in a training step; gradients are accumulated. Default: all of its share,
+    which the initialisation before the first step takes in any case, without gradients."""
     seed: int = 0
     """Seed of the initial weights, the order of the data, the augmentation and the dequantisation noise."""
     ema_decay: float = 0.999
@@ -246,7 +247,7 @@ class ParallelConfig:
     shards: int | None = None
     """Processes in a group of hsdp. The number of processes is a multiple of it."""
     reduce_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision in which processes add up gradients."""
+    """Precision in which processes add up gradients; float16 loses small ones unless train.mixed_precision is fp16."""
 
     def __post_init__(self) -> None:
         """Check the combination."""

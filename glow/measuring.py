@@ -16,12 +16,11 @@ from torch.profiler import ProfilerActivity, profile
 from glow.config import TrainRun
 from glow.model import Glow
 from glow.planning import MEMORY_MODES, in_mode, process_memory
-from glow.precision import set_compute_dtype
+from glow.precision import NETWORK_DTYPES, set_compute_dtype
 from glow.training.ema import EMA
 from glow.training.schedule import build_optimizer
 
 PLOTTED_STEPS = (4, 8, 16, 32)
-NETWORK_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -113,7 +112,7 @@ def _ready_model(run: TrainRun, device: torch.device) -> Glow:
     model = Glow(run.model).to(device)
     model.initialize(*_random_inputs(model, 2, device))
     model.set_memory(run.memory, run.anchor_every or None)
-    set_compute_dtype(model, NETWORK_DTYPES.get(run.train.mixed_precision or "no"))
+    set_compute_dtype(model, NETWORK_DTYPES[run.train.mixed_precision or "no"])
     return model.train()
 
 

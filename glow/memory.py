@@ -19,7 +19,7 @@ class Tape:
     """
 
     def __init__(self, x: Tensor, runner: ChainRunner) -> None:
-        self.input = x.detach()
+        self.input: Tensor | None = x.detach()
         self.state: Tensor | None = None
         self.runner = runner
         self.num_steps = 0
@@ -28,8 +28,9 @@ class Tape:
         """Take the input of step ``number``; that of the first step is known, and tells how far the rebuilt drifted."""
         self.state = x
         if number == 0:
+            assert self.input is not None
             self.runner.observe_drift(x - self.input)
-            self.state = None
+            self.input = self.state = None
 
 
 class Link(Protocol):

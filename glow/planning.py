@@ -15,6 +15,7 @@ import torch
 
 from glow.config import ParallelConfig, TrainRun
 from glow.cost import UnitCost, cut, unit_costs
+from glow.precision import NETWORK_DTYPES
 
 MEMORY_MODES = ("stored", "checkpoint", "reversible")
 # Arithmetic of a step in forward passes: forwards, twice that backwards, and what is computed again.
@@ -119,9 +120,10 @@ def process_memory(run: TrainRun, num_processes: int, images: int, device_type: 
         return [_memory(run, costs, range(len(costs)), _Part(num_processes, images, device_type))]
     assert config.stages is not None
     pipelines = num_processes // config.stages
+    num_microbatches = math.ceil(run.train.batch_size / (pipelines * images))
     # 1F1B: of stage s, S - s forward passes are ahead of the backward passes; there are S microbatches or more.
     return [
-        _memory(run, costs, units, _Part(pipelines, images, device_type, config.stages - number))
+        _memory(run, costs, units, _Part(pipelines, images, device_type, config.stages - number, num_microbatches))
         for number, units in enumerate(_stages(costs, config.stages))
     ]
 
@@ -208,6 +210,8 @@ class _Part:
     """Device that it is on."""
     in_flight: int = 1
     """Microbatches that wait for their backward pass."""
+    num_microbatches: int = 1
+    """Microbatches of a step."""
 
 
 def _memory(run: TrainRun, costs: Sequence[UnitCost], units: range, part: _Part) -> ProcessMemory:
@@ -242,10 +246,10 @@ def _communication_bytes(parallel: ParallelConfig, costs: Sequence[UnitCost], un
     own = [costs[index] for index in units]
     if parallel.mode in ("fsdp", "hsdp"):
         return 4 * NUM_GATHERED * max(cost.num_parameters for cost in own) if part.num_copies > 1 else 0
-    # A flat copy of all gradients; and the states at both ends of a stage, kept with their gradients.
+    # A flat copy of all gradients; and the states at both ends of a stage, of all microbatches.
     gradients = 4 * sum(cost.num_parameters for cost in own) if part.num_copies > 1 else 0
     ends = [costs[index].state_bytes for index in (units.start, units.stop) if 0 < index < len(costs)]
-    return gradients + (part.in_flight + 1) * part.images * sum(ends)
+    return gradients + (part.num_microbatches + 1) * part.images * sum(ends)
 
 
 def _num_shards(parallel: ParallelConfig, num_copies: int) -> int:
@@ -276,7 +280,7 @@ def _most_needed(run: TrainRun, num_processes: int, images: int) -> int:
 
 
 def _costs(run: TrainRun) -> tuple[UnitCost, ...]:
-    dtype = torch.float32 if run.train.mixed_precision in (None, "no") else torch.bfloat16
+    dtype = NETWORK_DTYPES[run.train.mixed_precision or "no"] or torch.float32
     return tuple(unit_costs(run.model, run.memory, run.anchor_every or None, dtype))
 
 

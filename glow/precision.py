@@ -7,6 +7,8 @@ from torch import nn
 
 from glow.nets import Network
 
+NETWORK_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # by mixed precision; None: as the state
+
 
 def use_exact_float32() -> None:
     """Turn TF32 off, process-wide: on CUDA, float32 convolutions would otherwise keep only 10 bits of the state."""

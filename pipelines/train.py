@@ -29,7 +29,7 @@ from glow.parallel.agreement import check_agreement
 from glow.parallel.build import lay_out
 from glow.parallel.placement import Placement, place
 from glow.planning import describe_stages, process_memory
-from glow.precision import set_compute_dtype, use_exact_float32
+from glow.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
 from glow.sampling import Draw, image_grid, sample_images
 from glow.training.checkpoint import (
     CheckpointManager,
@@ -44,7 +44,6 @@ from glow.training.metrics import write_environment
 from glow.training.stop import StopRequest, forget_stop
 from glow.training.trainer import Trainer, TrainingBatch
 
-NETWORK_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAUNCHER_ENGINES = {
     "FSDP": "give --parallel.mode fsdp instead",
     "DEEPSPEED": "--parallel.mode fsdp or pipeline is what there is for large models",
@@ -67,8 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest) -> None:
     """Let one training at a time write to the run directory."""
     accelerator = build_accelerator(run)
+    # As the launcher says, where the configuration says nothing: for the record.
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, mixed_precision=accelerator.mixed_precision))
     # Before the first collective of the model: processes with other models would wait for each other.
     check_agreement(flatten(config_to_dict(run)) | {f"{name} split": split.sha256 for name, split in splits.items()})
+    if "validation" in splits:
+        check_validation(run, splits["validation"], accelerator)
     with locked(Path(run.output) / ".lock", run.output) if accelerator.is_main_process else nullcontext():
         train_locked(run, splits, stop, accelerator)
 
@@ -135,12 +138,22 @@ def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, 
 
 def build_model(run: TrainRun, accelerator: Accelerator) -> Glow:
     """Build the whole model, with its first weights, on the device of this process."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.train.seed)
         model = Glow(run.model).to(accelerator.device)
     model.set_memory(run.memory, run.anchor_every or None)
     set_compute_dtype(model, NETWORK_DTYPES[accelerator.mixed_precision])
     return model
+
+
+def check_validation(run: TrainRun, split: Split, accelerator: Accelerator) -> None:
+    """Raise a ValueError when a process would have nothing to validate where all have to take part."""
+    count = min(split.num_images, run.train.num_validation_images or split.num_images)
+    if run.parallel.mode in ("fsdp", "hsdp") and count < accelerator.num_processes:
+        raise ValueError(
+            f"train.num_validation_images: {count} images to validate on, but with parallel.mode {run.parallel.mode} "
+            f"each of {accelerator.num_processes} processes needs one"
+        )
 
 
 def say(accelerator: Accelerator, text: object) -> None:

@@ -1,6 +1,8 @@
 """Checkpoints of one layout in another: each goes on with the same numbers, and is sampled and measured alike."""
 
 import json
+import math
+import os
 import re
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 from conftest import run_ranks
 from PIL import Image
-from test_training import options, train_main
+from test_training import assert_same_checkpoint, comparable, options, train_main
 
 from glow.config import ParallelConfig
 from glow.training.checkpoint import load_model, read_state, read_tensors
@@ -105,8 +107,20 @@ def test_preview_validation_and_health_are_those_of_one_process(dataset, tmp_pat
 
 MISTAKES = [
     (2, "{mode: pipeline, stages: 3}", [], r"parallel\.stages: 3, but 2 processes are not a multiple"),
+    (
+        2,
+        "{mode: pipeline, stages: 2}",
+        ["--model.num_levels", "1", "--model.num_steps_per_level", "1"],
+        r"has 1 flow steps",
+    ),
+    (
+        2,
+        "{mode: fsdp}",
+        ["--train.num_validation_images", "1"],
+        r"validation_images: 1 images .* each of 2 processes needs",
+    ),
     (2, "{mode: hsdp, shards: 3}", [], r"parallel\.shards: 3, but 2 processes are not a multiple"),
-    (2, "{mode: pipeline, stages: 2}", [], r"microbatch_size: None, .* its 12 images: 1, 2, 3, 4, 6 are"),
+    (2, "{mode: pipeline, stages: 2}", [], r"microbatch_size: not set, .* its 12 images: 1, 2, 3, 4, 6 are"),
     (
         2,
         "{mode: pipeline, stages: 2}",
@@ -161,3 +175,52 @@ def test_drift_is_a_metric_and_beyond_its_bound_training_stops_on_all_processes(
 def test_layout_that_does_not_exist_is_refused(parallel, message):
     with pytest.raises(ValueError, match=message):
         ParallelConfig(**parallel)
+
+
+LAYOUTS = [["--parallel.mode", "fsdp"], ["--parallel", "{mode: pipeline, stages: 2}", "--train.microbatch_size", "6"]]
+
+
+def train_with_a_bad_image(arguments, bad_rank):
+    """What each process says when only the batches of one have a number that is not finite."""
+    read = train_stage.train_batches
+
+    def spoiled(*args):
+        for step, batch in enumerate(read(*args), 1):
+            if step == 3 and int(os.environ["RANK"]) == bad_rank:
+                batch.noise[0] = math.nan
+            yield batch
+
+    train_stage.train_batches = spoiled
+    return train_and_tell(arguments)
+
+
+@pytest.mark.parametrize("bad_rank", [0, 1])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["fsdp", "pipeline"])
+def test_loss_that_is_not_finite_in_one_process_ends_all_with_the_message(dataset, tmp_path, layout, bad_rank):
+    errors = run_ranks(train_with_a_bad_image, 2, options(dataset, tmp_path, *layout), bad_rank)
+    if errors == [None, None]:  # the last stage does not look at the images
+        assert layout == LAYOUTS[1]
+        assert bad_rank == 1
+        return
+    for error in errors:
+        assert error.startswith("step 3: loss nan"), error
+
+
+def train_and_stop(arguments):
+    """Train with a request to stop that reaches the last process alone."""
+    if os.environ["RANK"] == "1":
+        reason = train_stage.StopRequest.reason
+        asked = iter(range(10))
+        train_stage.StopRequest.reason = lambda self: "SIGTERM" if next(asked) == 1 else reason(self)
+    train_stage.main(arguments)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["fsdp", "pipeline"])
+def test_request_to_stop_of_one_process_stops_all_and_they_go_on(dataset, tmp_path, layout):
+    through, stopped = tmp_path / "through", tmp_path / "stopped"
+    run_ranks(train_main, 2, options(dataset, through, *layout))
+    run_ranks(train_and_stop, 2, options(dataset, stopped, *layout))
+    assert json.loads((stopped / "stopped.json").read_text()) == {"step": 2, "reason": "SIGTERM"}
+    run_ranks(train_main, 2, options(dataset, stopped, *layout))
+    assert comparable(stopped) == comparable(through)
+    assert_same_checkpoint(*(run / "checkpoints/step-00000008" for run in (through, stopped)))

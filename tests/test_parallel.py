@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from conftest import fill_table, random_inputs, run_ranks, table_rows, tiny_config
+from conftest import fill_table, random_inputs, run_ranks, table_rows, tiny_config, tiny_glow
 
 from glow.config import OptimizerConfig, ParallelConfig, TrainConfig, TrainRun
 from glow.model import Glow
@@ -15,7 +15,12 @@ from glow.parallel.build import lay_out
 from glow.parallel.placement import place
 from glow.training.trainer import Trainer
 
-MEMORY = {"stored": ("stored", None), "checkpoint": ("checkpoint", None), "reversible": ("reversible", None)}
+MEMORY = {
+    "stored": ("stored", None),
+    "checkpoint": ("checkpoint", None),
+    "reversible": ("reversible", None),
+    "anchors every step": ("reversible", 1),
+}
 MODES = {
     "ddp, 2": (2, {}),
     "ddp, 4": (4, {}),
@@ -41,18 +46,18 @@ class Part:
         return len(self.inputs[0])
 
 
-def five_steps(parallel, memory_modes, dtype="float64", **changes):
+def five_steps(parallel, memory_modes, dtype="float64", batch_size=BATCH_SIZE):
     """Losses, gradient norms, weights, validation and the whole model's likelihood after five steps, by memory mode."""
     results = {}
     for name, (memory, anchor_every) in memory_modes.items():
         accelerator = Accelerator(cpu=True)
-        model_config = tiny_config(**PARTS | changes)
+        model_config = tiny_config(**PARTS)
         size = 2 if parallel.get("mode") == "pipeline" else 3
         run = TrainRun(
             "unused",
             model_config,
             optimizer=OptimizerConfig("sgd", lr=0.1, beta1=0.9, max_grad_norm=2.0),
-            train=TrainConfig(batch_size=BATCH_SIZE, microbatch_size=size, num_steps=5, ema_decay=0.9),
+            train=TrainConfig(batch_size=batch_size, microbatch_size=size, num_steps=5, ema_decay=0.9),
             parallel=ParallelConfig(**parallel),
             memory=memory,
         )
@@ -61,7 +66,7 @@ def five_steps(parallel, memory_modes, dtype="float64", **changes):
         model = Glow(model_config).to(getattr(torch, dtype))
         model.set_memory(memory, anchor_every)
 
-        def part(seed, count=BATCH_SIZE, model_config=model_config, placement=placement):
+        def part(seed, count=batch_size, model_config=model_config, placement=placement):
             inputs = random_inputs(model_config, count, getattr(torch, dtype), seed)
             return Part(tuple(value[placement.replica :: placement.num_replicas] for value in inputs))
 
@@ -70,7 +75,8 @@ def five_steps(parallel, memory_modes, dtype="float64", **changes):
         trainer = Trainer(layout, model.num_dims, run, accelerator)
         steps = [trainer._train_step(part(seed))[:2] for seed in range(5)]
         with trainer.ema.applied(layout.model):
-            score = trainer._validate([part(10, 7), part(11, 5)])
+            held_out = part(10, 7).inputs  # one by one: replicas have not equally many
+            score = trainer._validate([Part(one) for one in zip(*(v.split(1) for v in held_out), strict=True)])
             whole = layout.whole_model()
             with torch.no_grad():
                 log_prob = whole(*random_inputs(model_config, 4, getattr(torch, dtype), 20)).tolist() if whole else None
@@ -128,6 +134,33 @@ def test_the_readme_has_a_row_for_every_layout():
     rows = table_rows("layouts")
     assert [row.split("|")[1].strip() for row in rows] == list(MODES)
     assert all(float(cell) < 1e-10 for row in rows for cell in row.split("|")[2:-1])
+
+
+def test_uneven_shares_are_completed_where_all_processes_take_part():
+    # 5, 4 and 4 images make 3, 2 and 2 microbatches.
+    alone = five_steps({}, {"stored": MEMORY["stored"]}, batch_size=13)["stored"]
+    for results in run_ranks(five_steps, 3, {"mode": "fsdp"}, {"stored": MEMORY["stored"]}, "float64", 13):
+        assert relative_difference(results["stored"], alone) < 1e-10
+
+
+def parameters_after_laying_out(parallel):
+    """All parameters as the main process gathers them, when every process came with others."""
+    accelerator = Accelerator(cpu=True)
+    run = TrainRun("unused", train=TrainConfig(batch_size=4, microbatch_size=1), parallel=ParallelConfig(**parallel))
+    model = tiny_glow(torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.001 * accelerator.process_index)
+    placement = place(run, accelerator.process_index, accelerator.num_processes)
+    layout = lay_out(model, run, placement, accelerator)
+    return {name: value.flatten().tolist() for name, value in layout.gather(layout.model.state_dict()).items()}
+
+
+@pytest.mark.parametrize("parallel", [{}, {"mode": "fsdp"}, {"mode": "pipeline", "stages": 2}], ids=str)
+def test_all_processes_begin_with_the_parameters_of_the_main_one(parallel):
+    gathered = run_ranks(parameters_after_laying_out, 2, parallel)[0]
+    expected = {name: value.flatten().tolist() for name, value in tiny_glow(torch.float32).state_dict().items()}
+    assert gathered == expected
 
 
 def half_precision_reduction(parallel, reduce_dtype):

@@ -9,6 +9,7 @@ from test_training import assert_same_checkpoint, comparable, options
 
 from glow.training import loss_scale
 from glow.training.checkpoint import find_checkpoint, read_state, read_tensors
+from glow.training.ema import EMA
 from glow.training.loss_scale import LossScale
 from glow.training.metrics import read_metrics
 from glow.training.trainer import TrainingDiverged
@@ -61,6 +62,16 @@ def test_overflow_changes_nothing(dataset, tmp_path, monkeypatch):
     every = ["--train.mixed_precision", "fp16", "--train.checkpoint_every", "1", "--train.keep_last", "9"]
     train_stage.main(options(dataset, tmp_path, *every, "--train.num_steps", "2"))
     assert_same_checkpoint(*(tmp_path / "checkpoints" / f"step-{step:08d}" for step in (1, 2)))
+
+
+def test_overflow_does_not_count_in_the_average(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(loss_scale, "FIRST_SCALE", 2.0**FIRST_EXPONENT)
+    updates = []
+    monkeypatch.setattr(EMA, "update", lambda self, model, step: updates.append(step))
+    train_stage.main(options(dataset, tmp_path, "--train.mixed_precision", "fp16", "--train.num_steps", "10"))
+    overflows = read_metrics(tmp_path)[-1]["train/num_overflows"]
+    assert overflows > 0
+    assert updates == list(range(1, 11 - overflows))
 
 
 def test_scale_and_overflows_are_resumed(dataset, tmp_path, reset_accelerate, monkeypatch):

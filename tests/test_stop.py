@@ -12,12 +12,10 @@ import time
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import _rank_main, run_ranks, tiny_config, tiny_glow
+from conftest import _rank_main, run_ranks, tiny_glow
 from test_checkpoint import snapshot
 from test_training import assert_same_checkpoint, comparable, options
 
-from glow.config import TrainRun
-from glow.parallel.build import lay_out
 from glow.parallel.layout import Replicated
 from glow.parallel.placement import Placement
 from glow.training import checkpoint as checkpoint_module
@@ -260,25 +258,6 @@ def test_random_rank_killed_at_random_moments_changes_nothing(dataset, tmp_path)
 
 
 # Agreement
-
-
-def change_weights(output):
-    accelerator = Accelerator(cpu=True)
-    model = tiny_glow(torch.float32)
-    if accelerator.process_index == 1:
-        with torch.no_grad():
-            next(model.parameters()).add_(1e-6)
-    try:
-        rank, world = accelerator.process_index, accelerator.num_processes
-        lay_out(model, TrainRun(output, tiny_config()), Placement(rank, world), accelerator)
-    except ValueError as error:
-        return str(error)
-
-
-def test_process_with_other_parameters_is_named(tmp_path):
-    errors = run_ranks(change_weights, 2, str(tmp_path))
-    assert len(set(errors)) == 1
-    assert errors[0].startswith("process 1 has another parameters than process 0: ")
 
 
 def train_differently(arguments, others):

@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from accelerate.utils import gather_object
-from torch import nn
-
-
-def check_parameters(model: nn.Module) -> None:
-    """Raise on all processes when one has other parameters than process 0 (a collective).
-
-    Raises:
-        ValueError: names the process.
-    """
-    digest = hashlib.sha256()
-    for value in model.state_dict().values():
-        digest.update(value.cpu().numpy().tobytes())
-    check_agreement({"parameters": digest.hexdigest()})
 
 
 def check_agreement(facts: Mapping[str, object]) -> None:

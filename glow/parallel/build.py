@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import nn
 
 from glow.config import TrainRun
 from glow.cost import cut, unit_costs
 from glow.model import Glow
-from glow.parallel.agreement import check_parameters
 from glow.parallel.layout import Layout, Replicated
 from glow.parallel.pipelined import Pipelined
 from glow.parallel.placement import Placement
@@ -16,17 +16,17 @@ from glow.parallel.sharded import Sharded
 
 
 def lay_out(model: nn.Module, run: TrainRun, placement: Placement, accelerator: Accelerator) -> Layout:
-    """Lay a whole model over processes (a collective); it is not to be used otherwise then.
+    """Lay a whole model, as the main process has it, over processes (a collective).
 
-    Raises:
-        ValueError: on all processes, when one has other parameters; names it.
+    It is not to be used otherwise then.
     """
-    check_parameters(model)
+    # Decompositions of the first weights can differ in the last bits from one kind of machine to another.
+    broadcast(model.state_dict())
     config = run.parallel
     if config.mode == "pipeline":
         assert isinstance(model, Glow)
         return Pipelined(model, placement, accelerator, run, cut(unit_costs(model.config), placement.num_stages))
     if config.mode != "ddp" and accelerator.num_processes > 1:
         assert isinstance(model, Glow)
-        return Sharded(model, placement, accelerator, config)
+        return Sharded(model, placement, accelerator, run)
     return Replicated(model, placement, accelerator, config.reduce_dtype)

@@ -52,7 +52,10 @@ class Layout(Protocol):
         """Return the log-probabilities ``[N]`` (a collective), or None where another process knows them."""
 
     def in_step(self, batches: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
-        """Yield batches, and True: as many as the layout needs all processes to have, repeated ones with False."""
+        """Yield batches with True, and after the last of them the last again, with False, as long as others have some.
+
+        Some layouts need all processes to take part in every one (a collective then).
+        """
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return whole tensors, by name, in host memory of the main process; elsewhere nothing (a collective)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
@@ -18,8 +17,9 @@ from glow.config import TrainRun
 from glow.model import Glow
 from glow.parallel.layout import Item, to_host
 from glow.parallel.placement import Placement
-from glow.parallel.sharded import build_copy
+from glow.parallel.stage import Stage, keep_units
 from glow.parallel.tensors import local_gradients
+from glow.parallel.whole import model_of
 
 
 class Pipelined:
@@ -114,8 +114,7 @@ class Pipelined:
 
     def whole_model(self) -> Glow | None:
         """Gather the weights into a model of their own."""
-        weights = self.gather(self.model.state_dict())
-        return build_copy(self.model, weights, self._accelerator) if self._accelerator.is_main_process else None
+        return model_of(self.model, self.gather(self.model.state_dict()), self._accelerator)
 
     def _loss(self, log_prob: Tensor, _: Tensor) -> Tensor:
         return self._scale * log_prob.sum()
@@ -132,66 +131,3 @@ class Pipelined:
         dist.all_reduce(flat, group=self._replicas)
         for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient)).mul_(count)
-
-
-class Stage(nn.Module):
-    """A run of units of the chain: from images and noise, or the state before, to the state after or
-    log-probability.
-    """
-
-    def __init__(self, model: Glow, units: range) -> None:
-        super().__init__()
-        self.model = model
-        self.units = units
-        self.is_first = units.start == 0
-        self.is_last = units.stop == len(model.chain)
-
-    def forward(self, first: Tensor, second: Tensor, labels: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Run the units.
-
-        Args:
-            first: Images, uint8 ``[N, C, H, W]``, or the state.
-            second: Noise, ``[N, C, H, W]``, or the running log-probability ``[N]``.
-            labels: Classes, or None.
-
-        Returns:
-            The state and the running log-probability; of the last stage, the log-probability alone.
-        """
-        model = self.model
-        with torch.autocast(second.device.type, enabled=False):
-            x, log_prob = model.dequantize(first, second) if self.is_first else (first, second)
-            units = [model.chain[index] for index in self.units]
-            x, log_prob = model.runner.run(units, x, log_prob, model.context(labels, x))
-        return log_prob if self.is_last else (x.contiguous(), log_prob)
-
-    def inputs_like(self, count: int, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Return tensors like the arguments for so many examples, their values undefined."""
-        if not self.is_first:
-            return self._state_like(self.units.start, count, dtype, device)
-        shape = (count, *self.model.image_shape)
-        return torch.empty(shape, dtype=torch.uint8, device=device), torch.empty(shape, dtype=dtype, device=device)
-
-    def outputs_like(
-        self, count: int, dtype: torch.dtype, device: torch.device | str
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return tensors like the results for so many examples, their values undefined."""
-        if not self.is_last:
-            return self._state_like(self.units.stop, count, dtype, device)
-        return torch.empty(count, dtype=dtype, device=device, requires_grad=True)
-
-    def _state_like(
-        self, unit: int, count: int, dtype: torch.dtype, device: torch.device | str
-    ) -> tuple[Tensor, Tensor]:
-        """Return a state and log-probability as unit ``unit`` gets them."""
-        # Gradients are sent back for those that say so.
-        make = functools.partial(torch.empty, dtype=dtype, device=device, requires_grad=True)
-        return make((count, *self.model.state_shapes[unit])), make(count)
-
-
-def keep_units(model: Glow, units: range) -> None:
-    """Take all other units out of a model, and, if the first is among them, the dequantiser; names stay the same."""
-    for index in range(len(model.chain)):
-        if index not in units:
-            model.chain[index] = nn.Identity()  # type: ignore[index]
-    if units.start > 0:
-        model.dequantizer = None

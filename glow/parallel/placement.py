@@ -34,6 +34,11 @@ def place(run: TrainRun, rank: int, num_processes: int) -> Placement:
     num_replicas, rest = divmod(num_processes, config.stages)
     if rest:
         raise ValueError(f"parallel.stages: {config.stages}, but {num_processes} processes are not a multiple of it")
+    num_steps = run.model.num_levels * run.model.num_steps_per_level
+    if config.stages > num_steps:
+        raise ValueError(
+            f"parallel.stages: {config.stages}, but the model has {num_steps} flow steps, one or more a stage"
+        )
     _check_batches(run, config.stages, num_replicas)
     return Placement(rank % num_replicas, num_replicas, rank // num_replicas, config.stages)
 
@@ -50,7 +55,7 @@ def _check_batches(run: TrainRun, num_stages: int, num_replicas: int) -> None:
     if share % size or share // size < num_stages:
         allowed = [str(number) for number in range(1, share // num_stages + 1) if share % number == 0]
         raise ValueError(
-            f"train.microbatch_size: {run.train.microbatch_size}, but a pipeline of {num_stages} stages needs "
+            f"train.microbatch_size: {run.train.microbatch_size or 'not set'}, but {num_stages} pipeline stages need "
             f"{num_stages} or more equal microbatches of its {share} images: "
             + (f"{', '.join(allowed)} are allowed" if allowed else "a larger train.batch_size is needed")
         )

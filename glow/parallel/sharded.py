@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -12,11 +13,12 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from glow.config import ParallelConfig
+from glow.config import ParallelConfig, TrainRun
 from glow.model import Glow
 from glow.parallel.layout import Item, microbatches
 from glow.parallel.placement import Placement
 from glow.parallel.tensors import whole
+from glow.parallel.whole import model_of
 
 
 class Sharded:
@@ -27,7 +29,9 @@ class Sharded:
     Source: Zhao et al. 2023 (PyTorch FSDP, arXiv 2304.11277); Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054).
     """
 
-    def __init__(self, model: Glow, placement: Placement, accelerator: Accelerator, config: ParallelConfig) -> None:
+    def __init__(self, model: Glow, placement: Placement, accelerator: Accelerator, run: TrainRun) -> None:
+        config = run.parallel
+        self._batch_size = run.train.batch_size
         self.model = model
         self.placement = placement
         self._accelerator = accelerator
@@ -41,13 +45,18 @@ class Sharded:
         for unit in model.chain:
             if any(True for _ in unit.parameters()):
                 fully_shard(unit, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
+        # Sharded again after the forward pass, like all others: weights are swapped and looked at between passes.
+        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
     def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
         """Add to the gradients; they are reduced with every microbatch, because whole ones are not kept."""
         total = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
-        for (microbatch, _), is_real in self.in_step(microbatches(inputs, microbatch_size)):
-            scaled = scale * is_real * self.log_prob(microbatch).sum()
+        parts = [part for part, _ in microbatches(inputs, microbatch_size)]
+        # As many as the largest share has: all processes take part in gathering a step's parameters.
+        largest_share = math.ceil(self._batch_size / self.placement.num_replicas)
+        for index in range(math.ceil(largest_share / microbatch_size)):
+            is_real = index < len(parts)
+            scaled = scale * is_real * self.log_prob(parts[index if is_real else -1]).sum()
             # What is reduced is the mean over processes.
             (self.placement.num_replicas * scaled).backward()
             total += scaled.detach()
@@ -85,16 +94,7 @@ class Sharded:
 
     def whole_model(self) -> Glow | None:
         """Gather the weights into a model of their own."""
-        weights = self.gather(self.model.state_dict())
-        return build_copy(self.model, weights, self._accelerator) if self._accelerator.is_main_process else None
-
-
-def build_copy(model: Glow, weights: Mapping[str, Tensor], accelerator: Accelerator) -> Glow:
-    """Build a model on the device of this process, to be used without gradients."""
-    with torch.random.fork_rng():
-        copy = Glow(model.config).to(accelerator.device, next(model.parameters()).dtype)
-    copy.load_state_dict(weights)
-    return copy.eval()
+        return model_of(self.model, self.gather(self.model.state_dict()), self._accelerator)
 
 
 def _reduce_dtype(config: ParallelConfig) -> torch.dtype | None:

@@ -22,7 +22,7 @@ from glow.data.manifest import Split
 from glow.memory import drift_of
 from glow.parallel.agreement import check_agreement
 from glow.parallel.layout import Layout, microbatches
-from glow.parallel.tensors import local_gradients
+from glow.parallel.tensors import local, local_gradients
 from glow.training.checkpoint import (
     BackgroundSaver,
     CheckpointManager,
@@ -193,10 +193,8 @@ class Trainer:
         gradients = local_gradients(self.model.parameters())
         squared_norm = nn.utils.get_total_norm(gradients).double().square() / self.layout.num_copies
         reason = stop.reason() if stop else None
-        # Processes of one pipeline read the same batch.
-        num_skipped = len(batch.skipped) if self.layout.placement.stage == 0 else 0
-        mine = total.new_tensor([float(reason is not None), num_skipped])
-        # The one collective of our own and the one host sync of a step: all processes see the same numbers.
+        mine = total.new_tensor([float(reason is not None), len(self._skipped(batch))])
+        # The one host sync of a step: all processes see the same numbers.
         sums = accelerator.reduce(torch.stack([total, squared_norm, self._exceeds_drift(), *mine]), "sum")
         loss_value, scaled_norm, drifted, stops, skipped = sums.tolist()
         norm = math.sqrt(scaled_norm) / loss_scale
@@ -237,9 +235,13 @@ class Trainer:
         """Steps that moved the weights."""
         return self.step - self.num_overflows
 
+    def _skipped(self, batch: TrainingBatch) -> list[str]:
+        """Return what this process is to report: those of one pipeline read the same batch."""
+        return list(batch.skipped) if self.layout.placement.stage == 0 else []
+
     def _record_skipped(self, batch: TrainingBatch) -> None:
         """Count and list what all processes skipped in this step (a collective)."""
-        problems = gather_object(list(batch.skipped))
+        problems = gather_object(self._skipped(batch))
         self.num_skipped += len(problems)
         self.skipped_since_log += [problem for problem in problems if problem not in self.skipped_since_log]
         images = max(self.images_seen, self.data.num_images if self.data else 0)
@@ -283,7 +285,7 @@ class Trainer:
         drift = drift_of(self.model)
         if drift is None:
             return torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        return (drift > self.max_drift).double()
+        return (~(drift <= self.max_drift)).double()
 
     def _drift(self) -> dict[str, Value]:
         """Return the largest drift of all processes since the last line of the log (a collective), and begin anew."""
@@ -382,7 +384,7 @@ def _first_nonfinite_module(layout: Layout, inputs: Iterable[list[Tensor]]) -> s
 
 def _last_nonfinite_gradient(model: nn.Module) -> str | None:
     """Return the name of the deepest parameter with a non-finite gradient: those before it caught it from there."""
-    names = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    names = [name for name, p in model.named_parameters() if p.grad is not None and not local(p.grad).isfinite().all()]
     return names[-1] if names else None
 
 
