@@ -14,6 +14,7 @@ from glow.config import DataConfig
 from glow.data.loader import Share, train_batches
 from glow.data.manifest import index_path, read_index
 from glow.training.checkpoint import read_state
+from glow.training.metrics import read_metrics
 from pipelines import train as train_stage
 
 SKIP = ("--data.on_error", "skip", "--data.max_skipped", "0.5")
@@ -85,6 +86,16 @@ def test_skipped_samples_are_counted_listed_and_survive_a_resume(damaged, tmp_pa
         assert [ours.get(name) for name in ("data/num_skipped", "data/skipped")] == [
             theirs.get(name) for name in ("data/num_skipped", "data/skipped")
         ]
+
+
+def test_processes_of_one_pipeline_count_what_they_skip_once(damaged, tmp_path):
+    extra = (*SKIP, "--train.num_steps", "8", "--train.microbatch_size", "6")
+    alone, pipeline = tmp_path / "alone", tmp_path / "pipeline"
+    train_stage.main(options(damaged, alone, *extra))
+    run_ranks(train_stage.main, 2, options(damaged, pipeline, *extra, "--parallel", "{mode: pipeline, stages: 2}"))
+    counts = [[line["data/num_skipped"] for line in read_metrics(run)] for run in (alone, pipeline)]
+    assert counts[0] == counts[1]
+    assert counts[0][-1] > 0
 
 
 def train_until_error(arguments):
