@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             if scorer.count(reader) == len(reader):
                 reader.verify()
     typical = Estimate.of([image.bits_per_dim for image in likelihoods[reference]])
-    described = {place: describe(place, reader, scorer.count(reader)) for place, reader in readers.items()}
+    described = describe(readers, scorer)
     sets = []
     for place in scored:
         pairs = zip(likelihoods[place], codes[place], strict=True)
@@ -147,9 +147,22 @@ def check_finite(place: Place, scores: Sequence[ImageScore]) -> None:
         )
 
 
-def describe(place: Place, reader: SplitReader, count: int) -> dict[str, Any]:
-    """Return what scores.json tells of where images lie."""
-    return {"name": place.name, "split": place.split, "num_images": count, "sha256": reader.split.sha256}
+def describe(readers: Mapping[Place, SplitReader], scorer: Scorer) -> dict[Place, dict[str, Any]]:
+    """Return what scores.json tells of each set; its name is its full location where two would be named alike."""
+    short = {
+        place: place.name if place.split is None else f"{reader.dataset.name}:{place.split}"
+        for place, reader in readers.items()
+    }
+    names = short if len(set(short.values())) == len(short) else {place: str(place) for place in readers}
+    return {
+        place: {
+            "name": names[place],
+            "split": place.split,
+            "num_images": scorer.count(reader),
+            "sha256": reader.split.sha256,
+        }
+        for place, reader in readers.items()
+    }
 
 
 def checkpoint_facts(config: ScoreRun, checkpoint: Path, model: Glow) -> dict[str, Any]:

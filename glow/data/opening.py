@@ -52,9 +52,11 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What to call these images: the last part of the location, and the split."""
-        name = re.split(r"[/:]", self.location.rstrip("/"))[-1]
-        return name if self.split is None else f"{name}:{self.split}"
+        """Last part of the location: the name of the folder or archive."""
+        return Path(self.location).resolve().name
+
+    def __str__(self) -> str:
+        return self.location if self.split is None else f"{self.location}:{self.split}"
 
 
 @contextlib.contextmanager
