@@ -81,7 +81,10 @@ def _csv(sets: Sequence[ScoredSet]) -> str:
 
 
 def _histograms(data: ScoredSet, outliers: Sequence[ScoredSet]) -> Figure:
-    """Draw a column for each score and a row for each set of outliers, or one of the data alone."""
+    """Draw a column for each score and a row for each set of outliers, or one of the data alone.
+
+    What lies far outside of the data is counted in the first or last bin.
+    """
     rows: list[ScoredSet | None] = list(outliers) or [None]
     figure = Figure(figsize=(11, 0.6 + 2.4 * len(rows)), layout="constrained")
     for axes_row, other in zip(figure.subplots(len(rows), len(SCORES), squeeze=False), rows, strict=True):
@@ -90,8 +93,10 @@ def _histograms(data: ScoredSet, outliers: Sequence[ScoredSet]) -> Figure:
             if other is not None:
                 series.append((other.name, other.values(score), ORANGE))
                 axes.set_title(f"AUROC {areas(data, other)[score].auroc:.3f}", fontsize=10)
-            edges = np.histogram_bin_edges(np.concatenate([values for _, values, _ in series]), bins=NUM_BINS)
-            for name, values, color in series:
+            low, high = _shown(series[0][1])
+            shown = [np.clip(values, low, high) for _, values, _ in series]
+            edges = np.histogram_bin_edges(np.concatenate(shown), bins=NUM_BINS).tolist()
+            for (name, _, color), values in zip(series, shown, strict=True):
                 shares = np.full(len(values), 1 / len(values))
                 axes.hist(values, edges, weights=shares, histtype="stepfilled", color=color, alpha=0.6, label=name)
             axes.spines[["top", "right"]].set_visible(False)
@@ -100,6 +105,13 @@ def _histograms(data: ScoredSet, outliers: Sequence[ScoredSet]) -> Figure:
         axes_row[0].set_ylabel("share of images")
         axes_row[0].legend(frameon=False, fontsize=9)
     return figure
+
+
+def _shown(values: np.ndarray) -> tuple[float, float]:
+    """Return which scores are shown: those of the data, and so much on both sides that its bins remain visible."""
+    low, high = float(values.min()), float(values.max())
+    margin = 1.5 * (high - low) + 1e-3
+    return low - margin, high + margin
 
 
 def _png(figure: Figure) -> bytes:
