@@ -475,7 +475,7 @@ class ScoreRun(CheckpointChoice):
     """In-distribution images DATA[:SPLIT] (validation by default) whose mean likelihood is the typical one. Default:
     the validation split of the data set that the model was trained on."""
     num_images: int | None = None
-    """Score the first so many images of each set; a prepared data set is shuffled. Default: all."""
+    """Score the first so many images of each set, which prepare shuffled. Default: all."""
     size: int | tuple[int, int] | None = None
     """Resize and crop images that are not prepared to SIZE x SIZE, or to [HEIGHT, WIDTH], as prepare does."""
     color: Literal["keep", "rgb", "grey"] = "keep"

@@ -46,8 +46,8 @@ def test_papers_configs_are_the_papers():
     assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
 
 
-def test_commands_of_the_readme_are_understood():
-    text = Path("README.md").read_text().replace("\\\n", " ")
+def test_commands_of_the_readme_and_the_page_on_anomalies_are_understood():
+    text = "".join(Path(name).read_text() for name in ("README.md", "docs/anomalies.md")).replace("\\\n", " ")
     commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
     classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun}
