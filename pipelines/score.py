@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     model = load_model(checkpoint, weights=config.weights)
     data = Place.of(config.data, config.split, "test")
     scored = [data, *(Place.parse(text, "test") for text in config.outliers)]
+    if len(set(scored)) < len(scored):
+        raise ValueError(f"outliers: {', '.join(config.outliers)} and the data name the same images twice")
     reference = reference_place(config, checkpoint)
     places = list(dict.fromkeys([*scored, reference]))
     if (config.size or config.color != "keep") and all(place.split for place in places):
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         use_exact_float32()
         scorer = Scorer(config, model.to(accelerator.device), accelerator)
         likelihoods = {place: scorer.likelihoods(reader) for place, reader in readers.items()}
-        codes = {place: scorer.codes(readers[place]) for place in dict.fromkeys(scored)}
+        codes = {place: scorer.codes(readers[place]) for place in scored}
         if not accelerator.is_main_process:
             return None
         for place, reader in readers.items():
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             if scorer.count(reader) == len(reader):
                 reader.verify()
     typical = Estimate.of([image.bits_per_dim for image in likelihoods[reference]])
-    described = describe(readers, scorer)
+    described = describe(readers, scored, scorer)
     sets = []
     for place in scored:
         pairs = zip(likelihoods[place], codes[place], strict=True)
@@ -147,13 +149,16 @@ def check_finite(place: Place, scores: Sequence[ImageScore]) -> None:
         )
 
 
-def describe(readers: Mapping[Place, SplitReader], scorer: Scorer) -> dict[Place, dict[str, Any]]:
-    """Return what scores.json tells of each set; its name is its full location where two would be named alike."""
+def describe(
+    readers: Mapping[Place, SplitReader], scored: Sequence[Place], scorer: Scorer
+) -> dict[Place, dict[str, Any]]:
+    """Return what scores.json tells of each set; its name is its full location where two scored ones were alike."""
     short = {
         place: place.name if place.split is None else f"{reader.dataset.name}:{place.split}"
         for place, reader in readers.items()
     }
-    names = short if len(set(short.values())) == len(short) else {place: str(place) for place in readers}
+    is_distinct = len({short[place] for place in scored}) == len(scored)
+    names = short if is_distinct else {place: str(place) for place in readers}
     return {
         place: {
             "name": names[place],

@@ -223,7 +223,7 @@ def test_default_output_is_in_the_run_directory(run, dataset, constant, capsys):
     [
         ("{data}", ("{data}", "test")),
         ("{data}:validation", ("{data}", "validation")),
-        ("photos/", ("photos/", None)),
+        ("photos/", ("photos", None)),
         ("torchvision:SVHN:test", ("torchvision:SVHN:test", None)),
         ("http://host:80/data:train", ("http://host:80/data", "train")),
         ("http://host:80/data", ("http://host:80/data", "test")),
@@ -270,6 +270,8 @@ def test_model_without_finite_likelihood_writes_nothing(dataset, tmp_path):
         (["--outliers", "nowhere"], "nowhere: no such folder, zip or tar"),
         (["--size", "8"], "size, color: only for images that are not prepared, and all of these are"),
         (["--outliers", "{data}", "--outliers", "{data}"], "outliers: .* is not allowed; a list of different sets is"),
+        (["--outliers", "{data}"], "outliers: .* and the data name the same images twice"),
+        (["--outliers", "{data}:train", "--outliers", "{data}/:train"], "and the data name the same images twice"),
         (["--num_images", "0"], "num_images: 0 is not allowed; 1 or more is"),
     ],
 )
