@@ -43,7 +43,7 @@ class Place:
         Raises:
             ValueError: for a split of what is not a prepared data set.
         """
-        location = location.rstrip("/")
+        location = location.rstrip("/") or location
         is_remote = location.startswith((PIPE, "http://", "https://"))
         if is_remote or Path(join(location, MANIFEST)).is_file():
             return Place(location, split or default_split)
