@@ -456,6 +456,46 @@ class EvaluateRun(CheckpointChoice):
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreRun(CheckpointChoice):
+    """Score how anomalous images are under a trained model: likelihood, typicality, complexity-corrected likelihood.
+
+    Images are a prepared data set (a directory or http(s) URL), or whatever prepare takes: a folder of images, a zip or
+    tar of one, torchvision:NAME[:SPLIT], digits. DATA:SPLIT is a split of a prepared data set.
+    """
+
+    data: str
+    """Images to score."""
+    split: str | None = None
+    """Split of --data to score, if that is a prepared data set. Default: test."""
+    outliers: list[str] = field(default_factory=list)
+    """Images to tell from those of --data, DATA[:SPLIT] (test by default); may be given several times."""
+    reference: str | None = None
+    """In-distribution images DATA[:SPLIT] (validation by default) whose mean likelihood is the typical one. Default:
+    the validation split of the data set that the model was trained on."""
+    num_images: int | None = None
+    """Score the first so many images of each set, which prepare shuffled. Default: all."""
+    size: int | tuple[int, int] | None = None
+    """Resize and crop images that are not prepared to SIZE x SIZE, or to [HEIGHT, WIDTH], as prepare does."""
+    color: Literal["keep", "rgb", "grey"] = "keep"
+    """Colour that images which are not prepared are brought to, as prepare does."""
+    batch_size: int = 64
+    """Images read and held at a time; the scores do not depend on it."""
+    seed: int = 0
+    """Seed of the dequantisation noise, which depends on (seed, key of the image)."""
+    output: str | None = None
+    """Directory to write. Default: scores/step-N-SPLIT in the run directory, or scores/step-N-NAME of a folder NAME."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        distinct = len(set(self.outliers)) == len(self.outliers)
+        require(distinct, "outliers", self.outliers, "a list of different sets is")
+        allowed = self.num_images is None or self.num_images >= 1
+        require(allowed, "num_images", self.num_images, "1 or more is")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
+        require(self.seed >= 0, "seed", self.seed, "0 or more is")
+
+
 @dataclass(frozen=True)
 class ImportRun:
     """Turn a model that another program trained into a checkpoint that sample and evaluate take."""

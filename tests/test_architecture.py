@@ -29,7 +29,13 @@ LAYERS = [
 ]
 ONLY_IN = {
     "jsonargparse": {"glow.cli"},
-    "accelerate": {"glow.parallel", "glow.training.trainer", "pipelines.train", "pipelines.evaluate"},
+    "accelerate": {
+        "glow.parallel",
+        "glow.training.trainer",
+        "pipelines.train",
+        "pipelines.evaluate",
+        "pipelines.score",
+    },
     "torch.utils.tensorboard": {"glow.training.metrics"},
     "sklearn": {"glow.data.sources"},
 }

@@ -19,6 +19,7 @@ from glow.config import (
     PlanRun,
     PrepareRun,
     SampleRun,
+    ScoreRun,
     TrainConfig,
     TrainRun,
     config_from_dict,
@@ -45,11 +46,11 @@ def test_papers_configs_are_the_papers():
     assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
 
 
-def test_commands_of_the_readme_are_understood():
-    text = Path("README.md").read_text().replace("\\\n", " ")
+def test_commands_of_the_readme_and_the_page_on_anomalies_are_understood():
+    text = "".join(Path(name).read_text() for name in ("README.md", "docs/anomalies.md")).replace("\\\n", " ")
     commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
-    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun}
+    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun}
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
         parse_config(classes[stage], shlex.split(arguments), stage, positional=stage == "import_checkpoint")
@@ -138,7 +139,7 @@ def test_config_from_dict_names_unknown_fields():
         config_from_dict(DataConfig, {"colour": 1})
 
 
-@pytest.mark.parametrize("cls", [TrainRun, PlanRun, PrepareRun, SampleRun, EvaluateRun, DemoRun])
+@pytest.mark.parametrize("cls", [TrainRun, PlanRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun])
 def test_help_explains_every_option(cls, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_config(cls, ["--help"], "it")
@@ -176,6 +177,7 @@ def test_our_own_mistake_keeps_its_traceback():
         ("train", ["--output", "x", "--data.path", "nowhere"], "error: nowhere: not a data set (no dataset.json)"),
         ("sample", ["--checkpoint", "nowhere"], "error: nowhere: no such checkpoint or run directory"),
         ("evaluate", ["--checkpoint", "nowhere", "--data", "x"], "error: nowhere: no such checkpoint or run directory"),
+        ("score", ["--checkpoint", "nowhere", "--data", "x"], "error: nowhere: no such checkpoint or run directory"),
     ],
 )
 def test_no_traceback_for_a_users_mistake(stage, arguments, message, tmp_path):

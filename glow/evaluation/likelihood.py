@@ -53,7 +53,9 @@ class Bound:
     """Which lower bound of the log-probability of a discrete image, and how it is measured.
 
     ``elbo`` is the mean log-probability over ``num_noise_samples`` dequantisation draws, ``iwbo`` the logarithm of the
-    mean probability, which rises with their number. Draw k of an image depends on (seed, key, k) alone.
+    mean probability, which rises with their number. Draw k of an image depends on (seed, key, k) alone. Under a
+    class-conditional model, ``all_classes`` measures the images given each class too, and ``labels`` says whether the
+    probability of an image is that given its label, or, its label unknown, the mean over the classes.
 
     Source: Burda, Grosse & Salakhutdinov 2016 (IWAE, arXiv 1509.00519), equation 8.
     """
@@ -62,26 +64,33 @@ class Bound:
     num_noise_samples: int
     seed: int
     all_classes: bool = False
+    labels: Literal["given", "unknown"] = "given"
 
 
 def score_split(
-    model: Glow, reader: SplitReader, batch_size: int, bound: Bound, share: Share | None = None
+    model: Glow,
+    reader: SplitReader,
+    batch_size: int,
+    bound: Bound,
+    share: Share | None = None,
+    num_images: int | None = None,
 ) -> Iterator[ImageScore]:
-    """Yield the score of every image of this process's part of a split, in order.
+    """Yield the score of every image of this process's part of a split, or of its first ``num_images``, in order.
 
     Raises:
         ValueError: when the model needs labels and the data set has none.
     """
-    first = (share or Share()).slots(len(reader)).start
+    first = (share or Share()).slots(min(len(reader), num_images or len(reader))).start
     group = group_size(model.image_shape)
-    for start, batch in _aligned(eval_batches(reader, batch_size, bound.seed, share), first, group):
-        labels = class_labels(model, batch)
+    for start, batch in _aligned(eval_batches(reader, batch_size, bound.seed, share, num_images), first, group):
+        labels = class_labels(model, batch) if bound.labels == "given" else None
         by_class: list[tuple[float, ...]] = [()] * len(batch)
-        if labels is not None and bound.all_classes:
-            classes = range(model.num_classes)
-            given = torch.stack([_bound_parts(model, batch, torch.full_like(labels, c), bound, start) for c in classes])
+        if model.num_classes and (bound.all_classes or labels is None):
+            device = next(model.parameters()).device
+            classes = [torch.full((len(batch),), c, device=device) for c in range(model.num_classes)]
+            given = torch.stack([_bound_parts(model, batch, same, bound, start) for same in classes])
             by_class = [tuple(row) for row in given.sum(2).T.tolist()]
-            parts = given[labels.cpu(), torch.arange(len(batch))]
+            parts = _mean_probability(given) if labels is None else given[labels.cpu(), torch.arange(len(batch))]
         else:
             parts = _bound_parts(model, batch, labels, bound, start)
         known = [None] * len(batch) if batch.labels is None else batch.labels.tolist()
@@ -91,10 +100,7 @@ def score_split(
 
 
 def _bound_parts(model: Glow, batch: Batch, labels: Tensor | None, bound: Bound, start: int) -> Tensor:
-    """Return what dequantisation and each level contribute to the bound, in nats, float64 ``[N, L + 1]``.
-
-    Under ``iwbo`` the levels are averaged with the weights of the draws; the rest is counted as dequantisation.
-    """
+    """Return what dequantisation and each level contribute to the bound, in nats, float64 ``[N, L + 1]``."""
     draws = []
     for draw in range(bound.num_noise_samples):
         noise = batch.noise
@@ -103,12 +109,18 @@ def _bound_parts(model: Glow, batch: Batch, labels: Tensor | None, bound: Bound,
             noise = torch.from_numpy(np.stack(values))
         draws.append(_log_prob_parts(model, batch.images, noise, labels, start))
     stacked = torch.stack(draws)
-    if bound.name == "elbo":
-        return stacked.mean(0)
+    return stacked.mean(0) if bound.name == "elbo" else _mean_probability(stacked)
+
+
+def _mean_probability(stacked: Tensor) -> Tensor:
+    """Return the parts ``[N, L + 1]`` of the logarithm of the mean over ``[M, N, L + 1]`` draws or classes, in nats.
+
+    The levels are averaged with the weights of the draws; the rest is counted as dequantisation.
+    """
     log_probs = stacked.sum(2)
     weights = log_probs.softmax(0)[:, :, None]
     levels = torch.where(weights > 0, weights * stacked[:, :, 1:], 0).sum(0)
-    total = log_probs.logsumexp(0) - math.log(len(draws))
+    total = log_probs.logsumexp(0) - math.log(len(stacked))
     return torch.cat([(total - levels.sum(1))[:, None], levels], dim=1)
 
 
