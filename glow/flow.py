@@ -10,6 +10,15 @@ from torch import Tensor, nn
 
 from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Bijector, Composition
+from glow.bijectors.batchnorm import BatchNorm
+from glow.bijectors.conv1x1 import LUConv1x1
+from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling, Coupling
+from glow.bijectors.mask import ChannelMask
+from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
+from glow.bijectors.planar import Planar
+from glow.bijectors.radial import Radial
+from glow.config import FlowConfig
+from glow.mlp import MLP
 
 
 class DiagonalGaussian(nn.Module):
@@ -135,3 +144,49 @@ class Flow(nn.Module):
             )
         if context is not None and (context.dim() != 2 or len(context) != len(x)):
             raise ValueError(f"context {list(context.shape)} must be [N, K] with N = {len(x)}, one row an example")
+
+
+def build_flow(config: FlowConfig) -> Flow:
+    """Build the flow that the config describes: in each layer a normalisation and a linear map, where asked for, and
+    the map itself.
+
+    Raises:
+        ValueError: when the config has no number of dimensions.
+    """
+    num_dims = config.num_dims
+    if num_dims is None:
+        raise ValueError("flow.num_dims is not set: give the numbers in a vector")
+    bijectors: list[Bijector] = []
+    for index in range(config.num_layers):
+        if config.normalization != "none":
+            bijectors.append(ActNorm(num_dims) if config.normalization == "actnorm" else BatchNorm(num_dims))
+        if config.linear:
+            bijectors.append(LUConv1x1(num_dims))
+        bijectors.append(_layer(num_dims, index, config))
+    return Flow(DiagonalGaussian(num_dims, is_learned=config.base == "learned"), bijectors)
+
+
+def _layer(num_dims: int, index: int, config: FlowConfig) -> Bijector:
+    if config.kind == "planar":
+        return Planar(num_dims)
+    if config.kind == "radial":
+        return Radial(num_dims)
+    return vector_coupling(num_dims, index % 2, config)
+
+
+def vector_coupling(num_dims: int, parity: int, config: FlowConfig, context_features: int = 0) -> Coupling:
+    """Build a coupling of vectors that changes the second half at parity 0 and the first at parity 1."""
+    mask = ChannelMask(parity)
+    given, changed = mask.sizes(num_dims)
+
+    def network(parameters: int) -> MLP:
+        width, depth = config.hidden_channels or 32, config.num_hidden_layers or 2
+        sizes = (given, width, parameters * changed)
+        return MLP(*sizes, num_hidden_layers=depth, context_features=context_features)
+
+    if config.kind == "additive":
+        return AdditiveCoupling(network(1), mask)
+    if config.kind == "affine":
+        return AffineCoupling(network(2), mask, config.scale or "tanh")
+    num_mixtures = config.num_mixtures or 8
+    return MixtureCoupling(network(parameters_per_number(num_mixtures)), mask, num_mixtures)
