@@ -26,7 +26,10 @@ from glow.sampling import Draw, image_grid, sample_images, sample_vectors
 from glow.training.checkpoint import find_checkpoint, load_flow, load_model, read_config, read_state, run_directory
 
 # Options that mean nothing for vectors.
-IMAGES_ALONE = ["temperatures", "num_images", "first_index", "batch_size", "label", "save_images", "save_grids", "merge"]
+IMAGES_ALONE = {
+    *("temperatures", "num_images", "first_index", "batch_size"),
+    *("label", "save_images", "save_grids", "merge"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
