@@ -164,7 +164,7 @@ class FlowConfig:
     kind: Literal["affine", "additive", "mixture", "planar", "radial"] = "affine"
     """Map of the layers: couplings that change the first and second half in turn, or the flows of Rezende & Mohamed."""
     num_layers: int = 4
-    """Layers."""
+    """Layers, one after the other."""
     hidden_channels: int | None = None
     """Width of the coupling networks. Default: 32."""
     num_hidden_layers: int | None = None
