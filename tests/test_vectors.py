@@ -41,17 +41,16 @@ def test_density_integrates_to_one_and_is_that_of_its_samples(name):
     density = DENSITIES[name](3)
     points = density.sample(generator(0, "test"), 100_000)
     assert points.shape == (100_000, 2)
-    side, count = 14.0, 700
+    side, count = 14.0, 280
     axis = (np.arange(count) + 0.5) * (side / count) - side / 2
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    values = np.concatenate([np.exp(density.log_prob(part)) for part in np.array_split(grid, 20)])
-    mass = values * (side / count) ** 2
+    mass = np.exp(density.log_prob(grid)) * (side / count) ** 2
     assert abs(mass.sum() - 1) < 2e-3
     # The share of samples in each cell of a coarse histogram is the mass of the density there.
     cells = [np.linspace(-side / 2, side / 2, 36)] * 2
     expected, *_ = np.histogram2d(grid[:, 0], grid[:, 1], cells, weights=mass)
     drawn, *_ = np.histogram2d(points[:, 0], points[:, 1], cells)
-    assert np.abs(drawn / len(points) - expected).max() < 0.005
+    assert np.abs(drawn / len(points) - expected).max() < 0.003
 
 
 def test_mixture_density_is_that_of_torch():
@@ -102,7 +101,7 @@ def test_fixed_points_come_once_an_epoch_in_another_order_each():
 
 def test_held_out_vectors_are_others_and_are_shared_out_once():
     data = VectorData(VectorDataConfig("mixture", num_points=500))
-    assert not np.isin(data.held_out, data.points).any()
+    assert not set(map(tuple, data.held_out.tolist())) & set(map(tuple, data.points.tolist()))
     parts = [batch.x for rank in range(3) for batch in data.validation_batches(999, Share(rank, 3))]
     assert torch.equal(torch.cat(parts), torch.from_numpy(data.held_out))
 
@@ -123,7 +122,7 @@ def test_resumed_training_is_bitwise_the_same(tmp_path, config):
 
 
 def test_train_and_sample_write_points_pictures_and_divergence(tmp_path, capsys):
-    run = train(tmp_path / "run", "--train.num_steps", "60", "--optimizer.lr", "0.01")
+    run = train(tmp_path / "run", "--train.num_steps", "60", "--train.validate_every", "30", "--optimizer.lr", "0.01")
     scores = [line["validation/kl_nats"] for line in comparable(run) if "validation/kl_nats" in line]
     assert scores[-1] < scores[0]
     output = sample_stage.main(["--checkpoint", str(run), "--num_points", "500", "--num_kl_points", "2000"])
