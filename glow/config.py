@@ -156,6 +156,82 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class FlowConfig:
+    """Architecture of a flow of vectors."""
+
+    num_dims: int | None = None
+    """Numbers in a vector. Default: as in the training data."""
+    kind: Literal["affine", "additive", "mixture", "planar", "radial"] = "affine"
+    """Map of the layers: couplings that change the first and second half in turn, or the flows of Rezende & Mohamed."""
+    num_layers: int = 4
+    """Layers, one after the other."""
+    hidden_channels: int | None = None
+    """Width of the coupling networks. Default: 32."""
+    num_hidden_layers: int | None = None
+    """Hidden layers of the coupling networks. Default: 2."""
+    scale: Literal["sigmoid", "exp", "tanh"] | None = None
+    """Scale of affine couplings: sigmoid(h + 2), exp(h), or exp(2 tanh(h / 2)). Default: tanh."""
+    num_mixtures: int | None = None
+    """Logistics in each mixture of mixture couplings. Default: 8."""
+    normalization: Literal["none", "actnorm", "batchnorm"] = "none"
+    """What comes first in each layer: nothing, ActNorm, or a batch normalisation, whose log-densities are those of a
+    batch while it trains."""
+    linear: bool = False
+    """An invertible linear map (LU-decomposed) in each layer."""
+    base: Literal["standard", "learned"] = "standard"
+    """Base density: standard normal, or a Gaussian with a learned mean and scale in each dimension."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and combinations."""
+        require(self.num_layers >= 1, "flow.num_layers", self.num_layers, "1 or more is")
+        couplings = ("affine", "additive", "mixture")
+        for name, kinds in (
+            ("hidden_channels", couplings),
+            ("num_hidden_layers", couplings),
+            ("scale", ("affine",)),
+            ("num_mixtures", ("mixture",)),
+        ):
+            value = getattr(self, name)
+            allowed = f"it belongs to flow.kind {' or '.join(kinds)}: leave it out"
+            require(value is None or self.kind in kinds, f"flow.{name}", value, allowed)
+            require(value is None or name == "scale" or value >= 1, f"flow.{name}", value, "1 or more is")
+        if self.num_dims is not None:
+            require(self.num_dims >= 1, "flow.num_dims", self.num_dims, "1 or more is")
+            allowed = "a vector of one number has no halves; planar or radial is"
+            require(self.num_dims > 1 or self.kind not in couplings, "flow.kind", self.kind, allowed)
+
+
+@dataclass(frozen=True)
+class VectorDataConfig:
+    """Vectors to train a flow on, in place of images."""
+
+    name: Literal["mixture", "moons", "rings", "checkerboard", "file"] | None = None
+    """A density in two dimensions, whose vectors are drawn here: a random mixture of 4 Gaussians, two half moons,
+    rings, or a checkerboard; or a file. Default: train on images."""
+    path: str | None = None
+    """File of vectors, NumPy's .npy, [N, D]; a tenth of them is held out for validation."""
+    num_points: int | None = None
+    """Vectors drawn of a density. Default: 10,000."""
+    seed: int = 0
+    """Seed of the vectors, and of the mixture itself."""
+    fresh: bool = False
+    """Draw new vectors of the density at every step, instead of going through the same ones."""
+
+    def __post_init__(self) -> None:
+        """Check the combination."""
+        allowed = "it belongs to vectors.name file: leave it out"
+        require(self.path is None or self.name == "file", "vectors.path", self.path, allowed)
+        require(self.path is not None or self.name != "file", "vectors.path", self.path, "a .npy file is")
+        allowed = "a file has the vectors that it has: leave it out"
+        require(self.num_points is None or self.name != "file", "vectors.num_points", self.num_points, allowed)
+        require(not self.fresh or self.name != "file", "vectors.fresh", self.fresh, allowed)
+        allowed = "with vectors.fresh there is no number of them: leave it out"
+        require(self.num_points is None or not self.fresh, "vectors.num_points", self.num_points, allowed)
+        require(self.num_points is None or self.num_points >= 1, "vectors.num_points", self.num_points, "1 or more is")
+        require(self.seed >= 0, "vectors.seed", self.seed, "0 or more is")
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """Optimiser, learning-rate schedule and gradient clipping."""
 
@@ -266,7 +342,9 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class TrainRun:
-    """Train a Glow on a prepared data set. The same command again resumes from the last checkpoint."""
+    """Train a Glow on a prepared data set, or a flow on vectors. The same command again resumes from the last
+    checkpoint.
+    """
 
     output: str
     """Run directory; by custom runs/NAME."""
@@ -280,6 +358,10 @@ class TrainRun:
     """Training run."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """Several processes."""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """Architecture of a flow of vectors, in place of model."""
+    vectors: VectorDataConfig = field(default_factory=VectorDataConfig)
+    """Vectors to train on, in place of data."""
     memory: Literal["stored", "checkpoint", "reversible"] = "stored"
     """What is kept for the backward pass: all; not what is inside coupling networks, which are computed again; or
     nothing of a flow step, whose input is rebuilt from its output."""
@@ -301,6 +383,24 @@ class TrainRun:
         require(
             self.num_processes is None or self.num_processes >= 1, "num_processes", self.num_processes, "1 or more is"
         )
+        if self.is_of_vectors:
+            for name, default in (("model", ModelConfig()), ("data", DataConfig())):
+                require(getattr(self, name) == default, name, "its options", f"{name} is of images, not of vectors")
+            require(self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, "for vectors ddp alone is")
+            require(self.memory == "stored", "memory", self.memory, "for vectors stored alone is")
+        else:
+            for name, plain in (("flow", FlowConfig()), ("vectors", VectorDataConfig())):
+                require(getattr(self, name) == plain, name, "its options", "they belong to vectors.name: give that")
+
+    @property
+    def is_of_vectors(self) -> bool:
+        """Whether vectors are trained on, not images."""
+        return self.vectors.name is not None
+
+    @property
+    def source(self) -> str:
+        """What messages call the training data."""
+        return self.vectors.path or self.vectors.name or self.data.path
 
 
 @dataclass(frozen=True)
@@ -384,12 +484,20 @@ class CheckpointChoice:
 
 @dataclass(frozen=True)
 class SampleRun(CheckpointChoice):
-    """Draw images from a trained model: one grid for each temperature, the same latents in all of them."""
+    """Draw images from a trained model: one grid for each temperature, the same latents in all of them.
+
+    Of a flow of vectors: draw vectors, with pictures of them beside the data and of the density, and measure the KL
+    divergence from the density that the data was drawn of.
+    """
 
     temperatures: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.7, 0.9, 1.0])
     """Standard deviations of the latents, '[0, 0.7]' or one; 0 is the decoded mean."""
     num_images: int = 64
     """Images for each temperature."""
+    num_points: int = 10_000
+    """Vectors, of a flow of vectors."""
+    num_kl_points: int = 100_000
+    """Vectors of the data's density that measure the KL divergence."""
     first_index: int = 0
     """Index of the first image: image i depends on (seed, i) alone."""
     seed: int = 0
@@ -417,7 +525,9 @@ class SampleRun(CheckpointChoice):
         # Grids are named by two decimals.
         distinct = len({f"{temperature:.2f}" for temperature in self.temperatures}) == len(self.temperatures)
         require(distinct, "temperatures", self.temperatures, "numbers that differ by 0.01 or more are")
-        require(self.num_images >= 1, "num_images", self.num_images, "1 or more is")
+        for name in ("num_images", "num_points"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more is")
+        require(self.num_kl_points >= 2, "num_kl_points", self.num_kl_points, "2 or more is")
         require(self.first_index >= 0, "first_index", self.first_index, "0 or more is")
         require(self.seed >= 0, "seed", self.seed, "0 or more is")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")

@@ -1,4 +1,4 @@
-"""Seeds to latents to images: image i depends on (seed, i) alone."""
+"""Seeds to latents to images, or to vectors: image i depends on (seed, i) alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from glow.flow import Flow
 from glow.groups import aligned_ranges, group_size
 from glow.images import quantize
 from glow.model import Glow
@@ -74,6 +75,14 @@ def sample_images(
             images = images[batch_size:]
     if images:
         yield torch.stack(images)
+
+
+@torch.no_grad()
+def sample_vectors(flow: Flow, count: int, seed: int) -> np.ndarray:
+    """Draw vectors of a flow, float32 ``[count, D]``; vector i depends on the seed and i, up to rounding."""
+    noise = generator(seed, "sample").standard_normal((count, flow.num_dims), dtype=np.float32)
+    like = next(flow.parameters())
+    return flow.sample(torch.from_numpy(noise).to(like)).float().cpu().numpy()
 
 
 def image_grid(images: Tensor, num_rows: int = 0) -> np.ndarray:

@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> Option | None:
 
 def with_data(run: PlanRun) -> PlanRun:
     """Return ``run`` with the shape of images and number of classes, from the data set where they are not given."""
+    if run.is_of_vectors:
+        raise ValueError("vectors.name: a flow of vectors needs no plan: leave it out")
     classes_known = run.model.num_classes or not run.model.class_conditional
     if run.model.image_shape and classes_known:
         return run

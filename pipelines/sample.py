@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +17,38 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
-from glow.config import SampleRun
+from glow.config import SampleRun, TrainRun
+from glow.data.vectors import VectorData
+from glow.evaluation.vectors import Estimate, kl_divergence, log_prob, plot_density, plot_points
 from glow.precision import use_exact_float32
-from glow.sampling import Draw, image_grid, sample_images
-from glow.training.checkpoint import find_checkpoint, load_model, read_config, read_state, run_directory
+from glow.randomness import generator
+from glow.sampling import Draw, image_grid, sample_images, sample_vectors
+from glow.training.checkpoint import find_checkpoint, load_flow, load_model, read_config, read_state, run_directory
+
+# Options that mean nothing for vectors.
+IMAGES_ALONE = {
+    *("temperatures", "num_images", "first_index", "batch_size"),
+    *("label", "save_images", "save_grids", "merge"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Write one grid for each temperature, samples.json, and the single images when asked; return their directory."""
+    """Write one grid for each temperature, samples.json, and the single images when asked; return their directory.
+
+    Of a flow of vectors: write what ``write_vectors`` says.
+    """
     config = parse_config(SampleRun, argv, "sample")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("sample runs as one process; to share the work, start several with their own --first_index")
     checkpoint = find_checkpoint(config.checkpoint, config.which)
     step = read_state(checkpoint)["step"]
     output = Path(config.output or run_directory(checkpoint) / "samples" / f"step-{step:08d}")
-    model = read_config(checkpoint).model
+    run = read_config(checkpoint)
+    if run.is_of_vectors:
+        write_vectors(config, run, checkpoint, output)
+        print(output)
+        return output
+    model = run.model
     Draw(config.seed, config.label).check(model.num_classes or 0)
     if config.merge:
         check_images(config, checkpoint, output)
@@ -58,6 +77,42 @@ def main(argv: Sequence[str] | None = None) -> Path:
         (output / "samples.json").write_text(json.dumps(description, indent=1) + "\n")
     print(output)
     return output
+
+
+def write_vectors(config: SampleRun, run: TrainRun, checkpoint: Path, output: Path) -> None:
+    """Write samples.npy, pictures of samples beside data and of the density, and samples.json with the KL divergence.
+
+    Raises:
+        ValueError: for options that belong to images.
+    """
+    for field in dataclasses.fields(SampleRun):
+        given, plain = getattr(config, field.name), getattr(SampleRun(config.checkpoint), field.name)
+        if field.name in IMAGES_ALONE and given != plain:
+            raise ValueError(f"{field.name}: {given}, but {checkpoint} is a flow of vectors: it belongs to images")
+    flow = load_flow(checkpoint, weights=config.weights)
+    data = VectorData(run.vectors)
+    samples = sample_vectors(flow, config.num_points, config.seed)
+    held_out = Estimate.of(log_prob(flow, data.held_out))
+    description: dict[str, Any] = {
+        "checkpoint": {"path": str(checkpoint), "step": read_state(checkpoint)["step"]},
+        "weights": config.weights,
+        "seed": config.seed,
+        "num_points": config.num_points,
+        "held_out_log_prob": dataclasses.asdict(held_out),
+    }
+    print(f"log p(x) of held-out vectors: {held_out}")
+    if data.density is not None:
+        points = data.density.sample(generator(run.vectors.seed, "kl", config.seed), config.num_kl_points)
+        kl = kl_divergence(flow, data.density, points)
+        description["kl"] = dataclasses.asdict(kl)
+        print(f"KL(data || flow): {kl}")
+    output.mkdir(parents=True, exist_ok=True)
+    np.save(output / "samples.npy", samples)
+    if flow.num_dims > 1:
+        plot_points(data.points, samples).savefig(output / "samples.png", dpi=120)
+    if flow.num_dims == 2:
+        plot_density(flow, data.points, data.density).savefig(output / "density.png", dpi=120)
+    (output / "samples.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
 def draw(config: SampleRun, checkpoint: Path) -> Iterator[tuple[float, Tensor]]:

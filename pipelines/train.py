@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -18,11 +17,9 @@ from torch import nn
 
 from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict
-from glow.data.loader import Share, eval_batches, train_batches
+from glow.data.loader import Share
 from glow.data.manifest import Dataset, Split, load_dataset
-from glow.data.reader import SplitReader
-from glow.evaluation.health import flow_health
-from glow.groups import group_size
+from glow.flow import Flow, build_flow
 from glow.locking import locked
 from glow.model import Glow
 from glow.parallel.agreement import check_agreement
@@ -30,7 +27,6 @@ from glow.parallel.build import lay_out
 from glow.parallel.placement import Placement, place
 from glow.planning import describe_stages, process_memory
 from glow.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
-from glow.sampling import Draw, image_grid, sample_images
 from glow.training.checkpoint import (
     CheckpointManager,
     changed_options,
@@ -42,7 +38,8 @@ from glow.training.checkpoint import (
 )
 from glow.training.metrics import write_environment
 from glow.training.stop import StopRequest, forget_stop
-from glow.training.trainer import Trainer, TrainingBatch
+from glow.training.tasks import ImageTask, Task, VectorTask
+from glow.training.trainer import Trainer
 
 LAUNCHER_ENGINES = {
     "FSDP": "give --parallel.mode fsdp instead",
@@ -55,30 +52,43 @@ HOW_TO_LAUNCH = "accelerate launch --multi_gpu starts several, without GPUs too 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on training, up to ``train.num_steps``."""
-    run = parse_config(TrainRun, argv, "train")
-    dataset = load_dataset(run.data.path)
-    run = complete(run, dataset)
+    task = find_task(parse_config(TrainRun, argv, "train"))
     # Before anything that takes long.
-    with StopRequest(run.output, run.time_limit) as stop:
-        train(run, dataset.splits, stop)
+    with StopRequest(task.run.output, task.run.time_limit) as stop:
+        train(task, stop)
 
 
-def train(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest) -> None:
+def find_task(run: TrainRun) -> Task:
+    """Return what the run is about.
+
+    Raises:
+        ValueError: when the config contradicts the data.
+    """
+    if run.is_of_vectors:
+        return VectorTask(run)
+    dataset = load_dataset(run.data.path)
+    return ImageTask(complete(run, dataset), dataset)
+
+
+def train(task: Task, stop: StopRequest) -> None:
     """Let one training at a time write to the run directory."""
-    accelerator = build_accelerator(run)
+    accelerator = build_accelerator(task.run)
     # As the launcher says, where the configuration says nothing: for the record.
-    run = dataclasses.replace(run, train=dataclasses.replace(run.train, mixed_precision=accelerator.mixed_precision))
+    train = dataclasses.replace(task.run.train, mixed_precision=accelerator.mixed_precision)
+    task.run = run = dataclasses.replace(task.run, train=train)
     # Before the first collective of the model: processes with other models would wait for each other.
-    check_agreement(flatten(config_to_dict(run)) | {f"{name} split": split.sha256 for name, split in splits.items()})
-    if "validation" in splits:
-        check_validation(run, splits["validation"], accelerator)
+    splits = {f"{name} split": split.sha256 for name, split in task.splits.items()}
+    check_agreement(flatten(config_to_dict(run)) | splits)
+    if "validation" in task.splits:
+        check_validation(run, task.splits["validation"], accelerator)
     with locked(Path(run.output) / ".lock", run.output) if accelerator.is_main_process else nullcontext():
-        train_locked(run, splits, stop, accelerator)
+        train_locked(task, stop, accelerator)
 
 
-def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, accelerator: Accelerator) -> None:
+def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> None:
     """Build everything, resume where there is a checkpoint, and train."""
     use_exact_float32()
+    run, splits = task.run, task.splits
     checkpoints = CheckpointManager(run.output, run.train.keep_last)
     # The main process decides for all: file systems of clusters do not show all nodes the same at once.
     latest = broadcast_object_list([checkpoints.latest_intact() if accelerator.is_main_process else None])[0]
@@ -87,11 +97,7 @@ def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, 
     images_seen = read_state(latest)["images_seen"] if latest else 0
     placement = place(run, accelerator.process_index, accelerator.num_processes)
     share = Share(placement.replica, placement.num_replicas)
-    conditional = run.model.class_conditional
-    batches = (
-        dataclasses.replace(batch, is_conditional=conditional)
-        for batch in train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
-    )
+    batches = task.train_batches(images_seen, share)
 
     model = build_model(run, accelerator)
     if accelerator.is_main_process:
@@ -102,46 +108,30 @@ def train_locked(run: TrainRun, splits: Mapping[str, Split], stop: StopRequest, 
     else:
         first = next(batches)
         model.initialize(*(value.to(accelerator.device) for value in first.inputs))
-        batches = itertools.chain([first], batches)  # type: ignore[assignment]
+        batches = itertools.chain([first], batches)
     layout = lay_out(model, run, placement, accelerator)
     trainer = Trainer(layout, model.num_dims, run, accelerator, splits["train"])
     if latest:
         trainer.restore(latest)
         say(accelerator, f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")
 
-    validation = None
-    if "validation" in splits:
-        validation = SplitReader(run.data.path, "validation")
-    else:
-        say(accelerator, f"{run.data.path} has no validation split: nothing is measured on held-out images")
-
-    def validation_batches() -> Iterable[TrainingBatch]:
-        assert validation is not None
-        size = group_size(model.image_shape)
-        held_out = eval_batches(validation, size, run.train.seed, share, run.train.num_validation_images)
-        return (dataclasses.replace(batch, is_conditional=conditional) for batch in held_out)
-
-    def preview(model: nn.Module) -> dict[str, float | np.ndarray]:
-        assert isinstance(model, Glow)
-        drawn = sample_images(model, range(36), run.train.preview_temperature, Draw(run.train.seed))
-        shown: dict[str, float | np.ndarray] = {"samples": image_grid(torch.cat(list(drawn)), model.num_classes)}
-        if validation:
-            shown |= flow_health(model, next(eval_batches(validation, group_size(model.image_shape), run.train.seed)))
-        return shown
-
-    trainer.fit(batches, validation_batches if validation else None, preview, stop)
+    validation = task.validation(share)
+    if validation is None:
+        say(accelerator, f"{run.source} has no validation split: nothing is measured on held-out images")
+    trainer.fit(batches, validation, task.preview, stop)
     if trainer.step < run.train.num_steps:
         say(accelerator, f"stopped after step {trainer.step}; the same command goes on")
     say(accelerator, checkpoints.latest())
     accelerator.end_training()
 
 
-def build_model(run: TrainRun, accelerator: Accelerator) -> Glow:
+def build_model(run: TrainRun, accelerator: Accelerator) -> Glow | Flow:
     """Build the whole model, with its first weights, on the device of this process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.train.seed)
-        model = Glow(run.model).to(accelerator.device)
-    model.set_memory(run.memory, run.anchor_every or None)
+        model = (build_flow(run.flow) if run.is_of_vectors else Glow(run.model)).to(accelerator.device)
+    if isinstance(model, Glow):
+        model.set_memory(run.memory, run.anchor_every or None)
     set_compute_dtype(model, NETWORK_DTYPES[accelerator.mixed_precision])
     return model
 
@@ -171,7 +161,7 @@ def describe(run: TrainRun, accelerator: Accelerator) -> None:
     write_environment(output, accelerator.device, accelerator.num_processes)
 
 
-def describe_layout(run: TrainRun, model: Glow, accelerator: Accelerator, placement: Placement) -> None:
+def describe_layout(run: TrainRun, model: nn.Module, accelerator: Accelerator, placement: Placement) -> None:
     """Print the size of the model, and what each process has of it where that is not all."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}")

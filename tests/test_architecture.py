@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from glow.config import ModelConfig
+from glow.config import FlowConfig, ModelConfig
 
 # Each module may import what stands before it, and its own group.
 LAYERS = [
     ["glow.config", "glow.randomness", "glow.groups", "glow.locking"],
-    ["glow.images", "glow.nets", "glow.gated", "glow.bijectors"],
+    ["glow.images", "glow.nets", "glow.gated", "glow.mlp", "glow.bijectors"],
     [
         "glow.model",
+        "glow.flow",
         "glow.steps",
         "glow.memory",
         "glow.cost",
@@ -87,6 +88,7 @@ def test_model_side_imports_torch_alone():
     for path in [
         Path("glow/images.py"),
         Path("glow/nets.py"),
+        Path("glow/flow.py"),
         Path("glow/model.py"),
         *Path("glow/bijectors").glob("*.py"),
     ]:
@@ -106,8 +108,8 @@ def test_nothing_is_pickled():
 
 def test_every_part_of_a_model_is_documented():
     text = Path("docs/maps.md").read_text()
-    options = typing.get_type_hints(ModelConfig)
-    for name, hint in options.items():
+    options = [*typing.get_type_hints(ModelConfig).items(), *typing.get_type_hints(FlowConfig).items()]
+    for name, hint in options:
         values = [value for part in (hint, *typing.get_args(hint)) for value in typing.get_args(part)]
         for value in (value for value in values if isinstance(value, str)):
             documented = f": {value}`" in text or f"`{value}`" in text

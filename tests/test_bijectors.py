@@ -8,14 +8,18 @@ import torch
 from conftest import perturb
 
 from glow.bijectors.actnorm import ActNorm
-from glow.bijectors.base import Composition
+from glow.bijectors.base import Composition, Inverse
+from glow.bijectors.batchnorm import BatchNorm
 from glow.bijectors.conv1x1 import PERMUTATIONS, LUConv1x1, OrthogonalConv1x1, PlainConv1x1
 from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling
 from glow.bijectors.mask import ChannelMask, CheckerboardMask
 from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
+from glow.bijectors.planar import Planar
+from glow.bijectors.radial import Radial
 from glow.bijectors.split import BorderTopPrior, Identity, SplitPrior, TopPrior
 from glow.bijectors.squeeze import Squeeze
 from glow.gated import GatedNet
+from glow.mlp import MLP
 from glow.nets import CouplingNet
 
 
@@ -36,6 +40,17 @@ def coupling(kind, mask, network, **options):
     }
     classes = {"affine": AffineCoupling, "additive": AdditiveCoupling, "mixture": MixtureCoupling}
     return classes[kind](nets[network](), masks[mask], **options)
+
+
+def vector_coupling(kind, num_dims, parity, context_features=0):
+    """A coupling of vectors that changes either half."""
+    mask = ChannelMask(parity)
+    given, changed = mask.sizes(num_dims)
+    per_number = {"affine": 2, "additive": 1, "mixture": parameters_per_number(3)}[kind]
+    net = MLP(given, 8, per_number * changed, context_features=context_features)
+    if kind == "mixture":
+        return MixtureCoupling(net, mask, num_mixtures=3)
+    return AffineCoupling(net, mask, scale="tanh") if kind == "affine" else AdditiveCoupling(net, mask)
 
 
 COUPLINGS = {
@@ -65,7 +80,30 @@ BIJECTORS = {
     "top border": lambda: BorderTopPrior(4, "ones"),
     "squeeze": Squeeze,
     "composition": composition,
+    "batch norm": lambda: BatchNorm(4),
+    "inverse": lambda: Inverse(Composition(LUConv1x1(4), AdditiveCoupling(CouplingNet(2, 8, 2, actnorm=False)))),
 }
+# Of vectors, with their number of dimensions.
+VECTORS = {
+    **{
+        f"vectors: {kind} {num_dims} {parity}": (num_dims, partial(vector_coupling, kind, num_dims, parity))
+        for kind in ("affine", "additive", "mixture")
+        for num_dims in (2, 5)
+        for parity in (0, 1)
+    },
+    **{f"vectors: {name}": (5, partial(make, 5)) for name, make in PERMUTATIONS.items()},
+    **{
+        f"vectors: {make.__name__} {num_dims}": (num_dims, partial(make, num_dims))
+        for make in (ActNorm, BatchNorm, Planar, Radial)
+        for num_dims in (1, 2, 5)
+    },
+    **{f"vectors: inverse {make.__name__}": (2, lambda make=make: Inverse(make(2))) for make in (Planar, Radial)},
+    "vectors: composition": (
+        3,
+        lambda: Composition(ActNorm(3), LUConv1x1(3), vector_coupling("affine", 3, 1), Inverse(Planar(3)), Radial(3)),
+    ),
+}
+BIJECTORS |= {name: make for name, (_, make) in VECTORS.items()}
 # Conditional ones, with the channels of their context.
 CONDITIONAL = {
     "affine": lambda: AffineCoupling(CouplingNet(2, 8, 4, context_channels=3)),
@@ -82,27 +120,32 @@ CONDITIONAL = {
 
 
 def build(name, size):
-    """A float64 bijector with its ActNorms initialised and its parameters moved by noise of a size, or trained."""
+    """A float64 bijector with its ActNorms initialised and its parameters moved by noise of a size, or trained.
+
+    It is in eval mode: a batch norm is a fixed map then.
+    """
     torch.manual_seed(0)
     bijector = BIJECTORS[name]().double()
     for module in bijector.modules():
         if isinstance(module, ActNorm):
             module.begin_initialization("it")
-    bijector(examples(32))
+    bijector(examples(32, shape=shape_of(name)))
     if size == "trained":
-        fit_to_normal(bijector)
+        if isinstance(bijector, BatchNorm):
+            perturb(bijector, 0.3)  # it starts at the optimum
+        fit_to_normal(bijector, shape_of(name))
     else:
         # Less for a mixture: the slope between components far apart underflows.
         perturb(bijector, size / 3 if isinstance(bijector, MixtureCoupling) else size)
-    return bijector
+    return bijector.eval()
 
 
-def fit_to_normal(bijector, steps=30):
+def fit_to_normal(bijector, shape, steps=30):
     """Train it to make something normal of squares: the network and all else move off their initial values."""
     parameters = list(bijector.parameters())
     if not parameters:
         return
-    x = examples(64).square()
+    x = examples(64, shape=shape).square()
     optimizer = torch.optim.Adam(parameters, lr=0.005)
     losses = []
     for _ in range(steps):
@@ -114,15 +157,19 @@ def fit_to_normal(bijector, steps=30):
     assert isinstance(bijector, OrthogonalConv1x1) or losses[-1] < losses[0]
 
 
-def examples(count, seed=1):
+def examples(count, seed=1, shape=(4, 4, 2)):
     rng = torch.Generator().manual_seed(seed)
-    return 0.7 * torch.randn(count, 4, 4, 2, dtype=torch.float64, generator=rng) + 0.3
+    return 0.7 * torch.randn(count, *shape, dtype=torch.float64, generator=rng) + 0.3
+
+
+def shape_of(name):
+    return (VECTORS[name][0],) if name in VECTORS else (4, 4, 2)
 
 
 @pytest.mark.parametrize("size", [0.0, 0.3, "trained"])
 @pytest.mark.parametrize("name", BIJECTORS)
 def test_bijector_is_exact(name, size):
-    check_exact(build(name, size))
+    check_exact(build(name, size), shape=shape_of(name))
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
@@ -140,14 +187,35 @@ def test_conditional_bijector_is_exact_given_its_context(name):
     outputs = [bijector(examples(1), context[row : row + 1])[0] for row in range(3)]
     assert not torch.allclose(outputs[0], outputs[1])
 
-    class Given(torch.nn.Module):
-        def forward(self, x):
-            return bijector(x, context[: len(x)])
+    check_exact(Given(bijector, context), rows=1)
 
-        def inverse(self, z):
-            return bijector.inverse(z, context[: len(z)])
 
-    check_exact(Given(), rows=1)
+class Given(torch.nn.Module):
+    """A conditional bijector, given the first rows of a context."""
+
+    def __init__(self, bijector, context):
+        super().__init__()
+        self.bijector, self.context = bijector, context
+
+    def forward(self, x):
+        return self.bijector(x, self.context[: len(x)])
+
+    def inverse(self, z):
+        return self.bijector.inverse(z, self.context[: len(z)])
+
+
+@pytest.mark.parametrize("kind", ["affine", "additive", "mixture"])
+def test_conditional_bijector_of_vectors_is_exact_given_its_context(kind):
+    bijector = vector_coupling(kind, 5, 1, context_features=3).double()
+    perturb(bijector, 0.1)
+    context = torch.eye(3, dtype=torch.float64)
+    outputs = [bijector(examples(1, shape=(5,)), context[row : row + 1])[0] for row in range(3)]
+    assert not torch.allclose(outputs[0], outputs[1])
+    check_exact(Given(bijector, context), rows=1, shape=(5,))
+    with pytest.raises(ValueError, match="it needs a context"):
+        bijector(examples(3, shape=(5,)))
+    with pytest.raises(ValueError, match=r"context \[3, 2\] must be \[N, 3\]"):
+        bijector(examples(3, shape=(5,)), context[:, :2])
 
 
 def is_steep(bijector, x):
@@ -158,9 +226,9 @@ def is_steep(bijector, x):
     return bijector.mask.join(torch.ones_like(x_a), log_slope.exp()) > 0.01
 
 
-def check_exact(bijector, rows=3):
+def check_exact(bijector, rows=3, shape=(4, 4, 2)):
     """Round trips in both directions, both log-determinants, and that of the forward map against autograd."""
-    x = examples(3)
+    x = examples(3, shape=shape)
     z, logdet = bijector(x)
     back, inverse_logdet = bijector.inverse(z)
     assert z.dtype == logdet.dtype == inverse_logdet.dtype == torch.float64
@@ -168,7 +236,7 @@ def check_exact(bijector, rows=3):
     # Where a mixture's components lie far apart, the map is flat in between, and rounding decides about x.
     assert (back - x)[is_steep(bijector, x)].abs().max() < 1e-9
     assert (bijector(back)[1] + inverse_logdet).abs().max() < 1e-9
-    other, _ = bijector(examples(3, seed=2))
+    other, _ = bijector(examples(3, seed=2, shape=shape))
     assert (bijector(bijector.inverse(other)[0])[0] - other).abs().max() < 1e-9
     for row in range(rows):
         jacobian = torch.autograd.functional.jacobian(lambda v: bijector(v[None])[0].flatten(), x[row]).flatten(1)
@@ -177,7 +245,7 @@ def check_exact(bijector, rows=3):
 
 @pytest.mark.parametrize("name", BIJECTORS)
 def test_examples_do_not_depend_on_each_other(name):
-    bijector, x = build(name, 0.3), examples(4)
+    bijector, x = build(name, 0.3), examples(4, shape=shape_of(name))
     z, logdet = bijector(x)
     changed = x.clone()
     changed[0] += 1
@@ -190,7 +258,7 @@ def test_examples_do_not_depend_on_each_other(name):
 @pytest.mark.parametrize("name", BIJECTORS)
 def test_logdet_of_float32_input_is_float32(name):
     bijector = build(name, 0.1).float()
-    assert bijector(examples(2).float())[1].dtype == torch.float32
+    assert bijector(examples(2, shape=shape_of(name)).float())[1].dtype == torch.float32
 
 
 def test_actnorm_initialisation_normalises_every_channel():
@@ -272,7 +340,7 @@ def test_cached_inverse_is_never_stale(name):
 
 
 def test_cached_inverse_is_reused():
-    conv = build("lu", 0.2)
+    conv = build("lu", 0.2).train()
     with torch.no_grad():
         conv.inverse(examples(1))
         assert conv._cached is None  # training mode: whatever an optimiser does, nothing can be stale
@@ -377,3 +445,120 @@ def test_checkerboard_keeps_every_other_pixel():
         is_given = (rows + columns + parity) % 2 == 0
         assert torch.equal(mask.given(x_a)[0, 0], x[0, 0] * is_given)
         assert sorted(mask.changed(x).flatten().tolist()) == x[0, 0][~is_given].tolist()
+
+
+# Planar and radial flows, and batch norm
+
+
+@pytest.mark.parametrize("make", [Planar, Radial])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [1.0, 10.0, 30.0])
+def test_whatever_is_learned_a_planar_or_radial_flow_is_invertible(make, dtype, size):
+    x = 3 * examples(50, shape=(3,)).to(dtype)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        flow = make(3).to(dtype)
+        perturb(flow, size, seed)
+        z, logdet = flow(x)
+        back, inverse_logdet = flow.inverse(z)
+        assert logdet.isfinite().all()
+        assert inverse_logdet.isfinite().all()
+        # z comes back to rounding; x only as far as z determines it.
+        rounding = torch.finfo(dtype).eps * (1 + z.abs().amax() + x.abs().amax())
+        assert ((flow(back)[0] - z).abs() <= 1e3 * size * rounding).all()
+        is_steep = logdet > -2
+        assert ((back - x)[is_steep].abs() <= 1e4 * size * rounding).all()
+
+
+def test_the_paper_s_constraint_is_met_by_the_parametrisation():
+    planar, radial = Planar(2), Radial(2)
+    with torch.no_grad():
+        planar.w.copy_(torch.tensor([1.0, 2.0]))
+        planar.u.copy_(-planar.w)
+        radial.raw_sum.fill_(-5)
+    u, slope = planar._constrained()
+    assert -1 < planar.w @ u < -0.98
+    assert torch.allclose(1 + planar.w @ u, slope, atol=1e-5)
+    beta = torch.nn.functional.softplus(radial.raw_sum) - torch.nn.functional.softplus(radial.raw_alpha)
+    offset = torch.tensor([[1e-3, 0.0]])
+    moved = radial(radial.center + offset)[0] - radial.center
+    assert torch.allclose(
+        moved, offset * (1 + beta / (torch.nn.functional.softplus(radial.raw_alpha) + 1e-3)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("make", [Planar, Radial])
+def test_planar_and_radial_flows_begin_as_the_identity(make):
+    x = examples(5, shape=(3,)).float()
+    z, logdet = make(3)(x)
+    assert torch.allclose(z, x, atol=1e-6)
+    assert logdet.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("make", [Planar, Radial])
+def test_inverse_of_planar_and_radial_flows_has_the_right_gradient(make):
+    torch.manual_seed(0)
+    flow = make(3).double()
+    perturb(flow, 0.5)
+    names, values = zip(*flow.named_parameters(), strict=True)
+    z = examples(4, shape=(3,)).requires_grad_()
+
+    def inverse(z, *parameters):
+        turned = Inverse(flow)
+        return torch.func.functional_call(
+            turned, {f"bijector.{n}": v for n, v in zip(names, parameters, strict=True)}, z
+        )
+
+    assert torch.autograd.gradcheck(inverse, (z, *values), atol=1e-6)
+
+
+def test_planar_flow_at_its_singular_point_stays_finite():
+    planar, x = Planar(2), examples(3, shape=(2,)).float()
+    with torch.no_grad():
+        planar.w.zero_()
+        planar.u.fill_(1.0)
+    z, logdet = planar(x)
+    assert z.isfinite().all()
+    assert torch.equal(logdet, torch.zeros(3))
+    assert torch.allclose(planar.inverse(z)[0], x)
+
+
+def test_batch_norm_uses_the_batch_in_training_and_its_averages_otherwise():
+    norm, x = BatchNorm(5).double(), 3 * examples(64, shape=(5,)) + 2
+    z, logdet = norm(x)
+    assert z.mean(0).abs().max() < 1e-12
+    assert (z.var(0, correction=0) - 1).abs().max() < 1e-4
+    assert torch.allclose(logdet, -0.5 * (x.var(0, correction=0) + norm.epsilon).log().sum().expand(64))
+    for _ in range(200):
+        norm(x)
+    assert torch.allclose(norm.running_mean, x.mean(0))
+    assert torch.allclose(norm.eval()(x)[0], z)
+    single, _ = norm(x[:1])
+    assert torch.allclose(single, z[:1])
+
+
+def test_batch_norm_in_training_is_not_independent_across_the_batch_and_needs_two():
+    norm, x = BatchNorm(5).double(), examples(4, shape=(5,))
+    changed = x.clone()
+    changed[0] += 1
+    assert not torch.allclose(norm(x)[0][1:], norm(changed)[0][1:])
+    with pytest.raises(ValueError, match="two or more examples"):
+        norm(x[:1])
+
+
+def test_inverse_turns_a_map_around():
+    planar, x = Planar(3).double(), examples(4, shape=(3,))
+    perturb(planar, 0.5)
+    turned = Inverse(planar)
+    assert all(torch.equal(a, b) for a, b in zip(turned.inverse(x), planar(x), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(turned(x), planar.inverse(x), strict=True))
+
+
+def test_halves_of_an_odd_vector_are_changed_in_turn():
+    x = torch.arange(5.0)[None]
+    for parity, given in ((0, [0, 1, 2]), (1, [3, 4])):
+        mask = ChannelMask(parity)
+        x_a, x_b = mask.split(x)
+        assert x_a[0].tolist() == given
+        assert mask.sizes(5) == (len(given), 5 - len(given))
+        assert torch.equal(mask.join(x_a, x_b), x)

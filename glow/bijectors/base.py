@@ -64,6 +64,26 @@ class Composition(Bijector):
         return z, total
 
 
+class Inverse(Bijector):
+    """Another bijector turned around: its inverse maps data to latents, and it maps latents to data.
+
+    A map whose forward direction alone is cheap (planar) becomes one that is cheap to sample from. Log-determinant and
+    cost of either direction are those of the other.
+    """
+
+    def __init__(self, bijector: Bijector) -> None:
+        super().__init__()
+        self.bijector = bijector
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        return self.bijector.inverse(x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latents to data."""
+        return self.bijector(z, context)
+
+
 def sum_per_example(values: Tensor) -> Tensor:
     """Sum over all dimensions but the first: ``[N, ...] -> [N]``."""
     return values.flatten(1).sum(1)

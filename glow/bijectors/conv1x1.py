@@ -1,4 +1,6 @@
-"""Maps that mix the channels of every pixel alike: invertible 1x1 convolutions, and permutations."""
+"""Maps that mix the channels of every pixel alike, or the numbers of a vector: invertible 1x1 convolutions, which are
+linear maps for vectors, and permutations.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from glow.bijectors.base import Bijector
 class _Conv1x1(Bijector):
     """The common part: ``z = W x`` at every pixel, logdet ``H W log|det W|``; a subclass says what W is.
 
+    ``x`` is ``[N, C, H, W]``, or ``[N, C]``: one pixel.
     The inverse matrix is computed in float64; in eval mode and without gradients it is kept until a parameter changes.
     """
 
@@ -179,5 +182,7 @@ def _random_rotation(num_channels: int) -> Tensor:
 
 
 def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
-    """Apply ``matrix`` ``[C, C]`` to the channels of ``x`` ``[N, C, H, W]``."""
+    """Apply ``matrix`` ``[C, C]`` to the channels of ``x``, ``[N, C, H, W]`` or ``[N, C]``."""
+    if x.dim() == 2:
+        return F.linear(x, matrix)
     return F.conv2d(x, matrix[:, :, None, None])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Mask(Protocol):
-    """Cuts a state in two halves of one shape, and puts them together again."""
+    """Cuts a state in two halves, and puts them together again."""
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the half that is given and the half that is changed."""
@@ -25,19 +25,29 @@ class Mask(Protocol):
 
 
 class ChannelMask:
-    """The first half of the channels is given, the second half changed: ``[N, 2c, ...]``.
+    """One half of the channels, or of a vector, is given, the other changed: ``[N, C, ...]``, C of 2 or more.
+
+    The first half is given at parity 0, the second at parity 1. Of an odd C the first half has one more.
 
     Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP, arXiv 1605.08803), section 3.4.
     """
 
+    def __init__(self, parity: int = 0) -> None:
+        self.parity = parity
+
+    def sizes(self, num_channels: int) -> tuple[int, int]:
+        """Return how many channels are given, and how many changed."""
+        first = (num_channels + 1) // 2
+        return (num_channels - first, first) if self.parity else (first, num_channels - first)
+
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two halves, ``[N, c, ...]``."""
-        x_a, x_b = x.chunk(2, dim=1)
-        return x_a, x_b
+        """Return the given and the changed half."""
+        first, second = x.chunk(2, dim=1)
+        return (second, first) if self.parity else (first, second)
 
     def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
         """Put them together."""
-        return torch.cat([x_a, x_b], dim=1)
+        return torch.cat([x_b, x_a] if self.parity else [x_a, x_b], dim=1)
 
     def given(self, x_a: Tensor) -> Tensor:
         """Return the half itself."""

@@ -8,11 +8,10 @@ from torch.nn import functional as F
 
 from glow.bijectors.coupling import Coupling, tanh_log_scale
 from glow.bijectors.mask import Mask
+from glow.bijectors.root import solve_increasing
 
 MAX_LOG_SCALE = 4.0  # of a component: with sharper ones float32 could not tell neighbouring x apart
 FIRST_SPREAD = 0.5
-MAX_ITERATIONS = 100
-MAX_LOG_STEP = 80.0  # where the map is flat, a Newton step would overflow; it leaves the bracket anyway
 
 
 class MixtureCoupling(Coupling):
@@ -46,11 +45,10 @@ class MixtureCoupling(Coupling):
         """Scale and shift back, and solve for the argument of the CDF."""
         shift, log_scale, mixture = self._unpack(parameters)
         y = z * (-log_scale).exp() - shift
-        x = _solve(y, *mixture)
-        value, log_derivative = _logit_cdf(x, *mixture)
-        # A Newton step of length 0, for its gradients: those of the implicit function.
-        excess = value - y
-        x = x - (excess - excess.detach()) * (-log_derivative.detach()).clamp(max=MAX_LOG_STEP).exp()
+        # F lies between the CDFs of its components, so that x lies between their solutions.
+        _, means, log_scales = mixture
+        solutions = means + log_scales.exp() * y[:, None]
+        x = solve_increasing(lambda x: _logit_cdf(x, *mixture), y, solutions.amin(1), solutions.amax(1))
         return x, -_logit_cdf(x, *mixture)[1] - log_scale
 
     def _unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -76,31 +74,3 @@ def _logit_cdf(x: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor
     log_survival = torch.logsumexp(log_weights + log_above, 1)
     log_density = torch.logsumexp(log_weights - log_scales + log_below + log_above, 1)
     return log_cdf - log_survival, log_density - log_cdf - log_survival
-
-
-@torch.no_grad()
-def _solve(y: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """Return x with ``logit F(x) = y``.
-
-    F lies between the CDFs of its components, so that x lies between their solutions. A Newton step that leaves the
-    bracket, or that is not half as long as the step before, is replaced by a bisection.
-    """
-    solutions = means + log_scales.exp() * y[:, None]
-    low, high = solutions.amin(1), solutions.amax(1)
-    x = (low + high) / 2
-    epsilon = torch.finfo(y.dtype).eps
-    last_move = high - low
-    for iteration in range(MAX_ITERATIONS):
-        value, log_derivative = _logit_cdf(x, log_weights, means, log_scales)
-        excess = value - y
-        # As near as rounding lets it come; from there, further steps would only lead away.
-        is_solved = (excess.abs() <= 4 * epsilon * (1 + y.abs())) | (last_move <= epsilon * (1 + x.abs()))
-        if iteration % 4 == 3 and bool(is_solved.all()):
-            break
-        low, high = torch.where(excess < 0, x, low), torch.where(excess > 0, x, high)
-        newton = x - excess * (-log_derivative).clamp(max=MAX_LOG_STEP).exp()
-        is_usable = (newton >= low) & (newton <= high) & ((newton - x).abs() <= last_move / 2)
-        following = torch.where(is_usable, newton, (low + high) / 2)
-        last_move = torch.where(is_solved, last_move, (following - x).abs())
-        x = torch.where(is_solved, x, following)
-    return x

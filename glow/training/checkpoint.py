@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glow.config import TrainRun, config_from_dict, config_to_dict
+from glow.flow import Flow, build_flow
 from glow.model import Glow
 from glow.parallel.tensors import laid_out_like
 
@@ -257,12 +258,34 @@ def load_model(path: str | Path, which: str = "latest", weights: str = "ema") ->
         weights: ``ema`` or ``raw``.
 
     Raises:
-        ValueError: when there is no such checkpoint or it is damaged.
+        ValueError: when there is no such checkpoint, it is damaged, or its model is one of vectors.
     """
     checkpoint = find_checkpoint(path, which)
-    model = Glow(read_config(checkpoint).model)
-    load_weights(model, read_tensors(checkpoint, "model" if weights == "raw" else "ema"), checkpoint)
+    run = read_config(checkpoint)
+    if run.is_of_vectors:
+        raise ValueError(f"{checkpoint}: a flow of vectors, not a Glow of images")
+    model = Glow(run.model)
+    load_weights(model, _read_weights(checkpoint, weights), checkpoint)
     return model.eval()
+
+
+def load_flow(path: str | Path, which: str = "latest", weights: str = "ema") -> Flow:
+    """Build the flow of vectors of a checkpoint and load its weights, as ``load_model`` does for images.
+
+    Raises:
+        ValueError: when there is no such checkpoint, it is damaged, or its model is one of images.
+    """
+    checkpoint = find_checkpoint(path, which)
+    run = read_config(checkpoint)
+    if not run.is_of_vectors:
+        raise ValueError(f"{checkpoint}: a Glow of images, not a flow of vectors")
+    flow = build_flow(run.flow)
+    load_weights(flow, _read_weights(checkpoint, weights), checkpoint)
+    return flow.eval()
+
+
+def _read_weights(checkpoint: Path, weights: str) -> dict[str, Tensor]:
+    return read_tensors(checkpoint, "model" if weights == "raw" else "ema")
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
@@ -276,14 +299,17 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Pa
 def check_same_run(checkpoint: Path, new: TrainRun, data_sha256: str) -> None:
     """Raise a ValueError that names what a run cannot change on resuming: model, data and its order, optimiser."""
     if read_state(checkpoint)["data_sha256"] != data_sha256:
+        kind = "vectors" if new.is_of_vectors else "images"
         raise ValueError(
-            f"{new.data.path}: not the images that the run in {new.output} was begun with (their sha256 differs); go "
-            "on with those, or choose another output"
+            f"{new.source}: not the {kind} that the run in {new.output} was begun with (their sha256 differs); go on "
+            "with those, or choose another output"
         )
 
     def fixed(run: TrainRun) -> dict[str, Any]:
         return {
             **{f"model.{key}": value for key, value in config_to_dict(run.model).items()},
+            **{f"flow.{key}": value for key, value in config_to_dict(run.flow).items()},
+            "vectors.fresh": run.vectors.fresh,
             "data.flip": run.data.flip,
             "data.shift": run.data.shift,
             "train.seed": run.train.seed,
@@ -303,7 +329,7 @@ def check_same_run(checkpoint: Path, new: TrainRun, data_sha256: str) -> None:
 def changed_options(checkpoint: Path, new: TrainRun) -> list[str]:
     """Describe every option that differs from those a checkpoint was written with, but for where the run lies."""
     before, now = flatten(config_to_dict(read_config(checkpoint))), flatten(config_to_dict(new))
-    incidental = ("output", "data.path", "data.num_workers", "time_limit", "num_processes")
+    incidental = ("output", "data.path", "vectors.path", "data.num_workers", "time_limit", "num_processes")
     return [
         f"{name} {now[name]} (was {before[name]})"
         for name in now

@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -158,7 +158,7 @@ class Trainer:
                     bar.set_postfix_str(f"{values['train/bits_per_dim']:.3f} bits/dim")
                     waited_s, busy_s, since = 0.0, 0.0, self.step
                 if last or self.step % train.validate_every == 0:
-                    with self.ema.applied(self.model):
+                    with self.ema.applied(self.model), _eval_mode(self.model):
                         if validation_batches:
                             values["validation/bits_per_dim"] = score = self._validate(validation_batches())
                         whole_model = self.layout.whole_model()
@@ -350,6 +350,16 @@ class Trainer:
             f"more than max_drift {self.max_drift} allows; nothing was updated. A lower anchor_every or memory "
             "checkpoint may help"
         )
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Let maps that depend on the batch in training mode be fixed."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
 
 
 def _peak_memory_bytes() -> int:
