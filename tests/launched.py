@@ -24,7 +24,7 @@ def observe(train_step):
     """Wrap ``Trainer._train_step``."""
     fault_step, fault_rank, what = os.environ.get("FAULT", "0 0 none").split()
 
-    def step(self, wrapped, batch, stop):
+    def step(self, batch, stop):
         run, rank = Path(self.run.output), self.accelerator.process_index
         with (run / f"keys-{rank}.jsonl").open("a") as file:
             file.write(json.dumps([self.step, self.accelerator.num_processes, batch.keys]) + "\n")
@@ -32,7 +32,7 @@ def observe(train_step):
             FAULTS[what](run)
             while stop.reason() is None:  # the launcher hands the signal down
                 time.sleep(0.01)
-        return train_step(self, wrapped, batch, stop)
+        return train_step(self, batch, stop)
 
     return step
 
