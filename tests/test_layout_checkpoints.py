@@ -13,6 +13,7 @@ from PIL import Image
 from test_training import assert_same_checkpoint, comparable, options, train_main
 
 from glow.config import ParallelConfig
+from glow.training import tasks
 from glow.training.checkpoint import load_model, read_state, read_tensors
 from glow.training.metrics import read_metrics
 from pipelines import evaluate, sample
@@ -182,7 +183,7 @@ LAYOUTS = [["--parallel.mode", "fsdp"], ["--parallel", "{mode: pipeline, stages:
 
 def train_with_a_bad_image(arguments, bad_rank):
     """What each process says when only the batches of one have a number that is not finite."""
-    read = train_stage.train_batches
+    read = tasks.train_batches
 
     def spoiled(*args):
         for step, batch in enumerate(read(*args), 1):
@@ -190,7 +191,7 @@ def train_with_a_bad_image(arguments, bad_rank):
                 batch.noise[0] = math.nan
             yield batch
 
-    train_stage.train_batches = spoiled
+    tasks.train_batches = spoiled
     return train_and_tell(arguments)
 
 
