@@ -195,14 +195,12 @@ def train_with_a_bad_image(arguments, bad_rank):
     return train_and_tell(arguments)
 
 
-@pytest.mark.parametrize("bad_rank", [0, 1])
-@pytest.mark.parametrize("layout", LAYOUTS, ids=["fsdp", "pipeline"])
+# Of a pipeline the first stage alone looks at the images.
+@pytest.mark.parametrize(
+    ("layout", "bad_rank"), [(LAYOUTS[0], 0), (LAYOUTS[0], 1), (LAYOUTS[1], 0)], ids=["fsdp-0", "fsdp-1", "pipeline-0"]
+)
 def test_loss_that_is_not_finite_in_one_process_ends_all_with_the_message(dataset, tmp_path, layout, bad_rank):
     errors = run_ranks(train_with_a_bad_image, 2, options(dataset, tmp_path, *layout), bad_rank)
-    if errors == [None, None]:  # the last stage does not look at the images
-        assert layout == LAYOUTS[1]
-        assert bad_rank == 1
-        return
     for error in errors:
         assert error.startswith("step 3: loss nan"), error
 

@@ -107,8 +107,7 @@ def table():
 
 
 def relative_difference(result, alone):
-    """Largest relative difference of losses, gradient norms and validation, and of each parameter tensor by its
-    norm."""
+    """Largest relative difference of losses, gradient norms, validation, and of parameter tensors by their norm."""
     pairs = [(np.array(result[key]), np.array(alone[key])) for key in ("steps", "validation")]
     differences = [np.max(np.abs(ours - theirs) / np.abs(theirs)) for ours, theirs in pairs]
     if "weights" in result:

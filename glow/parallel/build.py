@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
@@ -13,6 +14,7 @@ from glow.parallel.layout import Layout, Replicated
 from glow.parallel.pipelined import Pipelined
 from glow.parallel.placement import Placement
 from glow.parallel.sharded import Sharded
+from glow.precision import NETWORK_DTYPES
 
 
 def lay_out(model: nn.Module, run: TrainRun, placement: Placement, accelerator: Accelerator) -> Layout:
@@ -25,7 +27,10 @@ def lay_out(model: nn.Module, run: TrainRun, placement: Placement, accelerator: 
     config = run.parallel
     if config.mode == "pipeline":
         assert isinstance(model, Glow)
-        return Pipelined(model, placement, accelerator, run, cut(unit_costs(model.config), placement.num_stages))
+        # With the same arguments as the table of stages, which has counted already.
+        dtype = NETWORK_DTYPES[accelerator.mixed_precision] or torch.float32
+        costs = unit_costs(model.config, run.memory, run.anchor_every or None, dtype)
+        return Pipelined(model, placement, accelerator, run, cut(costs, placement.num_stages))
     if config.mode != "ddp" and accelerator.num_processes > 1:
         assert isinstance(model, Glow)
         return Sharded(model, placement, accelerator, run)

@@ -37,7 +37,6 @@ class Pipelined:
         self.model = model
         self.placement = placement
         self.num_copies = placement.num_replicas
-        self.stages = stages
         self._accelerator = accelerator
         self._reduce_dtype = getattr(torch, run.parallel.reduce_dtype)
         shape = (placement.num_stages, placement.num_replicas)

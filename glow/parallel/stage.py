@@ -11,9 +11,7 @@ from glow.model import Glow
 
 
 class Stage(nn.Module):
-    """A run of units of the chain: from images and noise, or the state before, to the state after or
-    log-probability.
-    """
+    """A run of units: from images and noise, or the state before, to the state after, or the log-probability."""
 
     def __init__(self, model: Glow, units: range) -> None:
         super().__init__()
