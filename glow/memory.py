@@ -126,7 +126,7 @@ class _RebuiltStep(torch.autograd.Function):
         state = ctx.tape.state
         parameters = list(ctx.step.parameters())
         collected: dict[nn.Parameter, Tensor] = {}
-        for bijector in reversed(ctx.step.bijectors):
+        for bijector in reversed(ctx.step.parts):
             with torch.enable_grad(), torch.autocast(state.device.type, enabled=False):
                 leaf, state, z, logdet = bijector.replay(state, ctx.context)
             own = list(bijector.parameters())

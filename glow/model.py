@@ -56,7 +56,7 @@ class Unit(nn.Module):
         """Undo ``encode``."""
         if latent is not None:
             x = torch.cat([x, latent], dim=1)
-        return self.bijector.inverse(x, context)[0]
+        return self.bijector.invert(x, context)
 
 
 class Glow(nn.Module):

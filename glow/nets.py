@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from glow.bijectors.actnorm import ActNorm
+from glow.pixelwise import three_layers
+from glow.reuse import Reusing
+from glow.windows import overlaps, windows
 
 PADDINGS = ("zeros", "indicator", "ones")
+
+_LastLayer = tuple[Tensor, Tensor, Tensor | None]
 
 
 class NormalizedConv2d(nn.Module):
@@ -37,13 +44,23 @@ class NormalizedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``."""
+        if self.is_initialized:
+            return padded_conv2d(x, *self.folded(), self.padding)
+        assert self.actnorm is not None
+        return self.actnorm.normalize(padded_conv2d(x, self.weight, None, self.padding))
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether there is no ActNorm that waits for data."""
+        return self.actnorm is None or self.actnorm.is_ready
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the convolution that does it all."""
         if self.actnorm is None:
-            return padded_conv2d(x, self.weight, self.bias, self.padding)
-        if self.actnorm.pending_name is not None or not self.actnorm.is_initialized:
-            return self.actnorm.normalize(padded_conv2d(x, self.weight, None, self.padding))
+            assert self.bias is not None
+            return self.weight, self.bias
         scale = self.actnorm.log_scale.exp()
-        weight = self.weight * scale[:, None, None, None]
-        return padded_conv2d(x, weight, self.actnorm.bias * scale, self.padding)
+        return self.weight * scale[:, None, None, None], self.actnorm.bias * scale
 
 
 class ZeroConv2d(nn.Module):
@@ -62,11 +79,15 @@ class ZeroConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``."""
+        return padded_conv2d(x, *self.folded(), self.padding)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the convolution that does it all."""
         scale = (3 * self.log_scale).exp()
-        return padded_conv2d(x, self.weight * scale[:, None, None, None], self.bias * scale, self.padding)
+        return self.weight * scale[:, None, None, None], self.bias * scale
 
 
-class Network(nn.Module):
+class Network(Reusing):
     """A coupling network: ``[N, in_channels, H, W]``, and the context, to ``[N, out_channels, H, W]``.
 
     ``compute_dtype`` is the precision that it runs in under autocast (None: that of the input); the result always has
@@ -96,6 +117,9 @@ class Network(nn.Module):
 
 class CouplingNet(Network):
     """3x3 - 1x1 - 3x3 convolutions with ActNorm and ReLU; the last one is zero-initialised.
+
+    Input and output are narrow beside the hidden layers. So windows of the input are taken before the first product,
+    windows of the output are added up after the last, and what lies between is three dense layers at every pixel.
 
     Args:
         in_channels: Of the input.
@@ -127,10 +151,46 @@ class CouplingNet(Network):
 
     def compute(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Apply the convolutions."""
+        if not (self.conv1.is_initialized and self.conv2.is_initialized):
+            return self.compute_layer_by_layer(x, context)
+        size, dtype = (len(x), *x.shape[2:]), self.compute_dtype or x.dtype
+        first, second, (last, last_bias, border) = self.reuse(partial(self._layers, dtype), dtype)
+        rows = self._rows(x.to(dtype), context).flatten(0, 2)
+        output = overlaps(three_layers(rows, first, second, last).unflatten(0, size)) + last_bias
+        if border is not None:
+            output = output + F.linear(_border(output), border)
+        return output.permute(0, 3, 1, 2)
+
+    def compute_layer_by_layer(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Apply one convolution after the other: what initialises the ActNorms between them."""
         hidden = self.conv1(x)
         if self.context is not None:
             hidden = hidden + self.context(context)
         return self.conv3(F.relu(self.conv2(F.relu(hidden))))
+
+    def _layers(self, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], _LastLayer]:
+        """Return matrix and bias of each dense layer, and of the last what it makes of the border."""
+        (weight1, bias1), (weight2, bias2), (weight3, bias3) = (
+            [part.to(dtype) for part in layer.folded()] for layer in (self.conv1, self.conv2, self.conv3)
+        )
+        num_channels = weight1.shape[1] - (self.conv1.padding == "indicator")
+        # In the order of _rows.
+        first = [weight1[:, :num_channels].permute(0, 2, 3, 1).flatten(1), weight1[:, num_channels:].flatten(1)]
+        if self.context is not None:
+            first.append(self.context.weight.to(dtype).flatten(1))
+        # A pixel adds to its neighbours what it is multiplied by for them: the kernel turned by 180 degrees.
+        last = weight3[:, : len(weight2)].flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
+        border = {"zeros": None, "ones": weight3.sum(1).flatten(1), "indicator": weight3[:, -1].flatten(1)}
+        return (torch.cat(first, 1), bias1), (weight2.flatten(1), bias2), (last, bias3, border[self.conv3.padding])
+
+    def _rows(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Return what the first layer sees of each pixel, ``[N, H, W, in]``."""
+        rows = [windows(x.permute(0, 2, 3, 1))]
+        if self.conv1.padding == "indicator":
+            rows.append(_border(rows[0]).expand(*rows[0].shape[:3], -1))
+        if self.context is not None:
+            rows.append(self.context.check(context).to(x.dtype).permute(0, 2, 3, 1).expand(*rows[0].shape[:3], -1))
+        return rows[0] if len(rows) == 1 else torch.cat(rows, 3)
 
 
 class ContextConv2d(nn.Module):
@@ -146,9 +206,14 @@ class ContextConv2d(nn.Module):
         Raises:
             ValueError: when there is none.
         """
+        return F.conv2d(self.check(context), self.weight)
+
+    @staticmethod
+    def check(context: Tensor | None) -> Tensor:
+        """Return the context, or raise a ValueError when there is none."""
         if context is None:
             raise ValueError("this model is conditional: it needs labels")
-        return F.conv2d(context, self.weight)
+        return context
 
 
 def padded_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: str) -> Tensor:
@@ -170,3 +235,8 @@ def pad(x: Tensor, padding: str) -> Tensor:
         return F.pad(x, (1, 1, 1, 1), value=1.0)
     indicator = F.pad(x.new_zeros(1, 1, *x.shape[2:]), (1, 1, 1, 1), value=1.0)
     return torch.cat([F.pad(x, (1, 1, 1, 1)), indicator.expand(len(x), -1, -1, -1)], dim=1)
+
+
+def _border(like: Tensor) -> Tensor:
+    """Return the 3x3 windows of what is 0 inside ``like [N, H, W, C]`` and 1 outside: ``[1, H, W, 9]``."""
+    return 1 - windows(like.new_ones(1, *like.shape[1:3], 1))

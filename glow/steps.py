@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from glow.bijectors.actnorm import ActNorm
-from glow.bijectors.base import Bijector, Composition
+from glow.bijectors.base import Bijector
 from glow.bijectors.conv1x1 import PERMUTATIONS
 from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling
 from glow.bijectors.mask import ChannelMask, CheckerboardMask, Mask
 from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
 from glow.bijectors.split import BorderTopPrior, Identity, SplitPrior, TopPrior
+from glow.bijectors.step import FlowStep
 from glow.config import ModelConfig
 from glow.gated import GatedNet
 from glow.nets import CouplingNet, Network
@@ -16,14 +17,11 @@ from glow.nets import CouplingNet, Network
 Shape = tuple[int, int, int]
 
 
-def flow_step(shape: Shape, index: int, config: ModelConfig) -> Composition:
-    """Build step ``index`` of a level whose state is ``[C, H, W]``: ActNorm, mixing of channels, coupling.
-
-    Source: Kingma & Dhariwal 2018, table 1.
-    """
+def flow_step(shape: Shape, index: int, config: ModelConfig) -> FlowStep:
+    """Build step ``index`` of a level whose state is ``[C, H, W]``: ActNorm, mixing of channels, coupling."""
     channels, _, _ = shape
     mask = ChannelMask() if config.mask == "channels" else CheckerboardMask(index % 2)
-    return Composition(ActNorm(channels), PERMUTATIONS[config.permutation](channels), _coupling(shape, mask, config))
+    return FlowStep(ActNorm(channels), PERMUTATIONS[config.permutation](channels), _coupling(shape, mask, config))
 
 
 def split_prior(num_channels: int, config: ModelConfig) -> Bijector:

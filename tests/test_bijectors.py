@@ -331,7 +331,6 @@ def test_cached_inverse_is_never_stale(name):
     for parameter in conv.parameters():
         parameter.data = parameter.data + 0.1
     assert round_trips()
-    assert conv._cached is not None
     twin = copy.deepcopy(conv)
     perturb(conv, 0.3, seed=4)
     assert round_trips()
@@ -339,15 +338,16 @@ def test_cached_inverse_is_never_stale(name):
     assert round_trips()
 
 
-def test_cached_inverse_is_reused():
+def test_inverse_weight_is_kept_in_eval_mode_alone():
     conv = build("lu", 0.2).train()
     with torch.no_grad():
-        conv.inverse(examples(1))
-        assert conv._cached is None  # training mode: whatever an optimiser does, nothing can be stale
-        conv.eval().inverse(examples(1))
-        first = conv._cached[2]
-        conv.inverse(examples(1))
-    assert conv._cached[2] is first
+        # In training mode nothing can be stale, whatever an optimiser does.
+        assert conv.inverse_weight() is not conv.inverse_weight()
+        assert conv.eval().inverse_weight() is conv.inverse_weight()
+        conv.may_reuse = False
+        assert conv.inverse_weight() is not conv.inverse_weight()
+    conv.may_reuse = True
+    assert conv.inverse_weight() is not conv.inverse_weight()
 
 
 def test_inverse_is_differentiable():

@@ -203,8 +203,8 @@ right_mixture, right_dequantizer = MixtureCoupling.transform, VariationalDequant
 @pytest.mark.parametrize(
     ("cls", "method", "wrong", "case"),
     [
-        (ActNorm, "_logdet", wrong_actnorm, 3),
-        (LUConv1x1, "_logdet", wrong_conv, 0),
+        (ActNorm, "logdet", wrong_actnorm, 3),
+        (LUConv1x1, "logdet", wrong_conv, 0),
         (AffineCoupling, "forward", wrong_coupling, 0),
         (SplitPrior, "forward", wrong_split, 3),
         (TopPrior, "forward", wrong_top, 0),

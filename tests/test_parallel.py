@@ -13,7 +13,7 @@ from glow.config import OptimizerConfig, ParallelConfig, TrainConfig, TrainRun
 from glow.model import Glow
 from glow.parallel.build import lay_out
 from glow.parallel.placement import place
-from glow.training.trainer import Trainer
+from glow.training.trainer import Trainer, _eval_mode
 
 MEMORY = {
     "stored": ("stored", None),
@@ -73,10 +73,13 @@ def five_steps(parallel, memory_modes, dtype="float64", batch_size=BATCH_SIZE):
         model.initialize(*part(0).inputs)
         layout = lay_out(model, run, placement, accelerator)
         trainer = Trainer(layout, model.num_dims, run, accelerator)
+        # One by one: replicas have not equally many.
+        held_out = [Part(one) for one in zip(*(v.split(1) for v in part(10, 7).inputs), strict=True)]
+        with _eval_mode(layout.model):  # before training too: nothing of these weights may be kept
+            trainer._validate(held_out)
         steps = [trainer._train_step(part(seed))[:2] for seed in range(5)]
-        with trainer.ema.applied(layout.model):
-            held_out = part(10, 7).inputs  # one by one: replicas have not equally many
-            score = trainer._validate([Part(one) for one in zip(*(v.split(1) for v in held_out), strict=True)])
+        with trainer.ema.applied(layout.model), _eval_mode(layout.model):
+            score = trainer._validate(held_out)
             whole = layout.whole_model()
             with torch.no_grad():
                 log_prob = whole(*random_inputs(model_config, 4, getattr(torch, dtype), 20)).tolist() if whole else None

@@ -34,6 +34,11 @@ class ActNorm(Bijector):
         self.is_initialized = False
         self.pending_name: str | None = None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is initialised, and does not wait for data to be so anew."""
+        return self.is_initialized and self.pending_name is None
+
     def begin_initialization(self, name: str) -> None:
         """Let the next batch set scale and bias; ``name`` is what a warning calls this layer."""
         self.pending_name = name
@@ -43,28 +48,30 @@ class ActNorm(Bijector):
         if self.pending_name is not None:
             self._initialize(x, self.pending_name)
             self.pending_name = None
-        self._check()
+        self.check()
         bias, log_scale = self._broadcast(x)
         return (x + bias) * log_scale.exp()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to latents."""
-        return self.normalize(x), self._logdet(x)
+        return self.normalize(x), self.logdet(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map latents to data."""
-        self._check()
+        self.check()
         bias, log_scale = self._broadcast(z)
-        return z * (-log_scale).exp() - bias, -self._logdet(z)
+        return z * (-log_scale).exp() - bias, -self.logdet(z)
 
-    def _logdet(self, x: Tensor) -> Tensor:
+    def logdet(self, x: Tensor) -> Tensor:
+        """Return the log-determinant, ``[N]``, for the state ``x``."""
         return (self.log_scale.sum() * math.prod(x.shape[2:])).expand(len(x))
 
     def _broadcast(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, -1) + (1,) * (x.dim() - 2)
         return self.bias.view(shape), self.log_scale.view(shape)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise a RuntimeError unless it is initialised."""
         if not self.is_initialized:
             raise RuntimeError("ActNorm is used before its initialisation: call initialize, or load a checkpoint")
 

@@ -23,6 +23,10 @@ class Bijector(nn.Module):
         """Map latents to data."""
         raise NotImplementedError
 
+    def invert(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map latents to data, without the log-determinant."""
+        return self.inverse(z, context)[0]
+
     def replay(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rebuild the argument that ``forward`` mapped to ``z``, and record ``forward`` for its gradients.
 
@@ -33,7 +37,7 @@ class Bijector(nn.Module):
             logdet, both recorded.
         """
         with torch.no_grad():
-            x, _ = self.inverse(z, context)
+            x = self.invert(z, context)
         leaf = x.detach().requires_grad_()
         return leaf, x, *self(leaf, context)
 
@@ -47,10 +51,15 @@ class Composition(Bijector):
         super().__init__()
         self.bijectors = nn.ModuleList(bijectors)  # type: ignore[assignment]
 
+    @property
+    def parts(self) -> Sequence[Bijector]:
+        """Return what is applied, first to last."""
+        return self.bijectors
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Apply all, first to last."""
         total = x.new_zeros(len(x))
-        for bijector in self.bijectors:
+        for bijector in self.parts:
             x, logdet = bijector(x, context)
             total = total + logdet
         return x, total
@@ -58,10 +67,16 @@ class Composition(Bijector):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo all, last to first."""
         total = z.new_zeros(len(z))
-        for bijector in reversed(self.bijectors):
+        for bijector in reversed(self.parts):
             z, logdet = bijector.inverse(z, context)
             total = total + logdet
         return z, total
+
+    def invert(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Undo all, last to first."""
+        for bijector in reversed(self.parts):
+            z = bijector.invert(z, context)
+        return z
 
 
 class Inverse(Bijector):

@@ -12,18 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glow.bijectors.base import Bijector
+from glow.reuse import Reusing
 
 
-class _Conv1x1(Bijector):
+class Conv1x1(Bijector, Reusing):
     """The common part: ``z = W x`` at every pixel, logdet ``H W log|det W|``; a subclass says what W is.
 
     ``x`` is ``[N, C, H, W]``, or ``[N, C]``: one pixel.
     The inverse matrix is computed in float64; in eval mode and without gradients it is kept until a parameter changes.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._cached: tuple[list[tuple[int, int]], list[Tensor], Tensor] | None = None
 
     def weight(self) -> Tensor:
         """Return W, ``[C, C]``."""
@@ -35,32 +32,26 @@ class _Conv1x1(Bijector):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to latents."""
-        return _multiply(self.weight(), x), self._logdet(x)
+        return affine(x, self.weight()), self.logdet(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map latents to data."""
-        if torch.is_grad_enabled() or self.training:
-            return _multiply(self._inverse_weight(), z), -self._logdet(z)
-        return _multiply(self._reuse_inverse(), z), -self._logdet(z)
+        return affine(z, self.inverse_weight()), -self.logdet(z)
 
-    def _logdet(self, x: Tensor) -> Tensor:
+    def inverse_weight(self) -> Tensor:
+        """Return the inverse of W."""
+        return self.reuse(self._inverse_weight)
+
+    def logdet(self, x: Tensor) -> Tensor:
+        """Return the log-determinant, ``[N]``, for the state ``x``."""
         return (self.log_abs_det() * math.prod(x.shape[2:])).expand(len(x))
 
     def _inverse_weight(self) -> Tensor:
         weight = self.weight()
         return torch.linalg.inv(weight.double()).to(weight.dtype)
 
-    def _reuse_inverse(self) -> Tensor:
-        # An in-place change of a parameter advances its version (load_state_dict, swap of averaged weights); fused
-        # optimisers do not, which is why nothing is kept in training mode, nor does writing through ``.data``. The
-        # aliases keep the memory from being reused at its address.
-        state = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
-        if self._cached is None or self._cached[0] != state:
-            self._cached = state, [parameter.detach() for parameter in self.parameters()], self._inverse_weight()
-        return self._cached[2]
 
-
-class PlainConv1x1(_Conv1x1):
+class PlainConv1x1(Conv1x1):
     """W itself is the parameter; log|det W| by an LU decomposition, in float64, at every call.
 
     Source: Kingma & Dhariwal 2018, section 3.2, equation 9.
@@ -79,7 +70,7 @@ class PlainConv1x1(_Conv1x1):
         return torch.linalg.slogdet(self.matrix.double()).logabsdet.to(self.matrix.dtype)
 
 
-class LUConv1x1(_Conv1x1):
+class LUConv1x1(Conv1x1):
     """``W = P L (U + diag(sign exp(log_s)))``: log|det W| is ``sum(log_s)``, and W cannot become singular.
 
     P and the signs are fixed; L (unit lower triangular), U (strictly upper triangular) and log_s are learned.
@@ -112,7 +103,7 @@ class LUConv1x1(_Conv1x1):
         return self.log_s.sum()
 
 
-class OrthogonalConv1x1(_Conv1x1):
+class OrthogonalConv1x1(Conv1x1):
     """``W = exp(A - A^T)``: a rotation, so that log|det W| is 0; A, strictly lower triangular, is learned.
 
     Cost: a matrix exponential, O(C^3).
@@ -181,8 +172,10 @@ def _random_rotation(num_channels: int) -> Tensor:
     return torch.linalg.qr(torch.randn(num_channels, num_channels, dtype=torch.float64)).Q.float()
 
 
-def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
-    """Apply ``matrix`` ``[C, C]`` to the channels of ``x``, ``[N, C, H, W]`` or ``[N, C]``."""
-    if x.dim() == 2:
-        return F.linear(x, matrix)
-    return F.conv2d(x, matrix[:, :, None, None])
+def affine(x: Tensor, matrix: Tensor, offset: Tensor | None = None) -> Tensor:
+    """Apply ``matrix`` ``[C, C]``, and add ``offset`` ``[C]``, to the channels of ``x``, ``[N, C, ...]``.
+
+    The result is laid out as channels last; such an ``x`` spares a copy.
+    """
+    pixels = x.movedim(1, -1)
+    return F.linear(pixels.reshape(-1, len(matrix)), matrix, offset).view(pixels.shape).movedim(-1, 1)

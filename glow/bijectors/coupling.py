@@ -41,6 +41,11 @@ class Coupling(Bijector):
         x_b, logdet = self.inverse_transform(z_b, self._net_output(z_a, context))
         return self.mask.join(z_a, x_b), sum_per_example(logdet)
 
+    def invert(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map latents to data, without the log-determinant."""
+        z_a, z_b = self.mask.split(z)
+        return self.mask.join(z_a, self.inverse_transform(z_b, self._net_output(z_a, context))[0])
+
     def replay(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rebuild the argument and record ``forward``, with one evaluation of the network for both."""
         leaf = z.detach().requires_grad_()

@@ -19,6 +19,7 @@ from glow.parallel.layout import Item, microbatches
 from glow.parallel.placement import Placement
 from glow.parallel.tensors import whole
 from glow.parallel.whole import model_of
+from glow.reuse import Reusing
 
 
 class Sharded:
@@ -42,6 +43,9 @@ class Sharded:
         )
         mesh = mesh if config.mode == "hsdp" else mesh["shard"]
         policy = MixedPrecisionPolicy(reduce_dtype=_reduce_dtype(config), cast_forward_inputs=False)
+        for module in model.modules():
+            if isinstance(module, Reusing):
+                module.may_reuse = False
         for unit in model.chain:
             if any(True for _ in unit.parameters()):
                 fully_shard(unit, mesh=mesh, mp_policy=policy)

@@ -1,0 +1,59 @@
+"""Flow step: ActNorm, mixing of the channels, coupling; the first two as one affine map of each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from glow.bijectors.actnorm import ActNorm
+from glow.bijectors.base import Bijector, Composition
+from glow.bijectors.conv1x1 import Conv1x1, affine
+
+
+class FlowStep(Composition):
+    """ActNorm, mixing of the channels, coupling.
+
+    Source: Kingma & Dhariwal 2018, table 1.
+    """
+
+    def __init__(self, actnorm: ActNorm, mixing: Bijector, coupling: Bijector) -> None:
+        super().__init__(actnorm, mixing, coupling)
+        if isinstance(mixing, Conv1x1):
+            # Parameters keep the names that they have in the three.
+            self._parts: Sequence[Bijector] = (_NormalizedConv1x1(actnorm, mixing), coupling)
+        else:
+            self._parts = (actnorm, mixing, coupling)
+
+    @property
+    def parts(self) -> Sequence[Bijector]:
+        """Return what is applied, first to last."""
+        return self._parts
+
+
+class _NormalizedConv1x1(Bijector):
+    """``z = W (x + bias) * exp(log_scale)``: one product and one addition for each pixel of ``[N, C, H, W]``."""
+
+    def __init__(self, actnorm: ActNorm, conv: Conv1x1) -> None:
+        super().__init__()
+        self.actnorm = actnorm
+        self.conv = conv
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        if not self.actnorm.is_ready:
+            x, logdet = self.actnorm(x)
+            z, more = self.conv(x)
+            return z, logdet + more
+        matrix = self.conv.weight() * self.actnorm.log_scale.exp()
+        return affine(x, matrix, matrix @ self.actnorm.bias), self.actnorm.logdet(x) + self.conv.logdet(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latents to data."""
+        return self.invert(z), -self.actnorm.logdet(z) - self.conv.logdet(z)
+
+    def invert(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map latents to data, without the log-determinant."""
+        self.actnorm.check()
+        matrix = self.conv.inverse_weight() * (-self.actnorm.log_scale).exp()[:, None]
+        return affine(z, matrix, -self.actnorm.bias)
