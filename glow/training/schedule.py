@@ -32,7 +32,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
         case "adamw":
             return torch.optim.AdamW(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=True)
         case "adamax":
-            return torch.optim.Adamax(parameters, config.lr, betas, weight_decay=config.weight_decay)
+            return torch.optim.Adamax(parameters, config.lr, betas, weight_decay=config.weight_decay, foreach=True)
         case "sgd":
             nesterov = config.beta1 > 0
             return torch.optim.SGD(parameters, config.lr, config.beta1, 0, config.weight_decay, nesterov=nesterov)
