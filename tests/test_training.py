@@ -311,14 +311,22 @@ def diverging(tmp_path, spoil):
     return str(error.value)
 
 
-def test_non_finite_loss_names_step_layer_and_checkpoint_and_updates_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("parameter", "layer"),
+    [
+        ("bijectors.2.net.conv2.weight", "bijector.bijectors.2.net"),
+        ("bijectors.1.log_s", "bijector"),  # mixing and ActNorm are one map in the step
+        ("bijectors.0.bias", "bijector"),
+    ],
+)
+def test_non_finite_loss_names_step_layer_and_checkpoint_and_updates_nothing(tmp_path, parameter, layer):
     def spoil(model):
         with torch.no_grad():
-            model.chain[2].bijector.bijectors[2].net.conv2.weight[0, 0] = math.inf
+            model.get_parameter(f"chain.2.bijector.{parameter}").view(-1)[0] = math.inf
 
     message = diverging(tmp_path, spoil)
     assert message.startswith("step 1: loss nan")
-    assert "first seen in chain.2.bijector.bijectors.2.net.conv2;" in message
+    assert f"first seen in chain.2.{layer};" in message
     assert "Last good checkpoint: none yet" in message
 
 

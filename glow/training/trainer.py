@@ -371,13 +371,15 @@ def _peak_memory_bytes() -> int:
 
 @torch.no_grad()
 def _first_nonfinite_module(layout: Layout, inputs: Iterable[list[Tensor]]) -> str | None:
-    """Run the model once more (a collective) and return the name of the first innermost module that is not finite."""
+    """Run the model once more (a collective) and return the name of the first innermost module that makes of finite
+    tensors others.
+    """
     found: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: object, output: object) -> None:
-            tensors = output if isinstance(output, tuple | list) else (output,)
-            if not all(tensor.isfinite().all() for tensor in tensors if isinstance(tensor, Tensor)):
+        def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+            outputs = output if isinstance(output, tuple | list) else (output,)
+            if _are_finite(args) and not _are_finite(outputs):
                 found.append(name)
 
         return hook
@@ -390,6 +392,10 @@ def _first_nonfinite_module(layout: Layout, inputs: Iterable[list[Tensor]]) -> s
         for handle in handles:
             handle.remove()
     return found[0] if found else None
+
+
+def _are_finite(values: Iterable[object]) -> bool:
+    return all(value.isfinite().all() for value in values if isinstance(value, Tensor))
 
 
 def _last_nonfinite_gradient(model: nn.Module) -> str | None:
