@@ -73,7 +73,7 @@ def five_steps(parallel, memory_modes, dtype="float64", batch_size=BATCH_SIZE):
         model.initialize(*part(0).inputs)
         layout = lay_out(model, run, placement, accelerator)
         trainer = Trainer(layout, model.num_dims, run, accelerator)
-        steps = [trainer._train_step(part(seed))[:2] for seed in range(5)]
+        steps = [trainer.train_step(part(seed))[:2] for seed in range(5)]
         with trainer.ema.applied(layout.model):
             held_out = part(10, 7).inputs  # one by one: replicas have not equally many
             score = trainer._validate([Part(one) for one in zip(*(v.split(1) for v in held_out), strict=True)])
