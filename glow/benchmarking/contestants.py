@@ -1,0 +1,80 @@
+"""A model that is measured: it trains as in a training, gives log-probabilities, and draws images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glow.measuring import allocations
+from glow.training.trainer import Trainer, TrainingBatch
+
+
+@dataclass(frozen=True)
+class RandomBatch:
+    """A batch of no data set."""
+
+    inputs: tuple[Tensor, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.inputs[0])
+
+    @staticmethod
+    def draw(size: int, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> RandomBatch:
+        """Draw images, noise, and labels where there are classes."""
+        rng = torch.Generator().manual_seed(seed)
+        images = torch.randint(0, 256, (size, *image_shape), dtype=torch.uint8, generator=rng)
+        noise = torch.rand(images.shape, generator=rng).clamp(1e-6, 1 - 1e-6)
+        labels = [torch.randint(0, num_classes, (size,), generator=rng)] if num_classes else []
+        return RandomBatch((images, noise, *labels))
+
+
+class Contestant:
+    """One of the models that take turns.
+
+    Args:
+        trainer: Of the model; its steps are those that are timed.
+        batches: To train on, again and again.
+        draw: Draws so many images, as uint8 in host memory.
+    """
+
+    def __init__(self, trainer: Trainer, batches: Sequence[TrainingBatch], draw: Callable[[int], object]) -> None:
+        self.trainer = trainer
+        self.model = trainer.model
+        self.draw = draw
+        self._first = batches[0]
+        self._batches = itertools.cycle(batches)
+
+    def train(self) -> None:
+        """Make one step of the training."""
+        self.model.train()
+        self.trainer.train_step(next(self._batches))
+
+    @torch.no_grad()
+    def log_prob(self) -> Tensor | None:
+        """Return the log-probabilities of the first batch."""
+        self.model.eval()
+        return self.trainer.layout.log_prob([value.to(self.trainer.accelerator.device) for value in self._first.inputs])
+
+    @torch.no_grad()
+    def sample(self, count: int) -> None:
+        """Draw images."""
+        self.model.eval()
+        self.draw(count)
+
+    def memory(self) -> dict[str, int]:
+        """Return the memory that is taken between two steps, by weights, their averages and the optimiser's state, and
+        the most that is taken in a step, as the allocator of the device counts it: bytes.
+        """
+        state = self.trainer.optimizer.state.values()
+        moments = [value for values in state for value in values.values() if isinstance(value, Tensor)]
+        held = [*self.model.parameters(), *self.model.buffers(), *self.trainer.ema.average.values(), *moments]
+        held_bytes = sum(tensor.nbytes for tensor in held)
+        with allocations(self.trainer.accelerator.device) as counted:
+            self.train()
+        return {"held_bytes": held_bytes, "peak_bytes": held_bytes + counted.peak_bytes}
