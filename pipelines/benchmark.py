@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     ours = contestants["ours"]
     sizes = {}
     if run.against == "normflows":
-        sizes = compare_sizes(ours.model, contestants["normflows"].model)
+        assert run.model.image_shape is not None
+        sizes = compare_sizes(ours.model, contestants["normflows"].model, run.model.image_shape)
     times = {}
     kinds = kinds_of_call(run)
     for number, kind in enumerate(kinds):
@@ -159,7 +160,7 @@ def build_contestants(
     assert isinstance(ours, Glow)
     ours.initialize(*inputs)
     contestants = {"ours": contestant(ours, run, accelerator, batches)}
-    if run.against in MEMORY_MODES:
+    if run.against is not None and run.against != "normflows":
         other = dataclasses.replace(run, memory=run.against, against=None)
         model = build_model(other, accelerator)
         assert isinstance(model, Glow)

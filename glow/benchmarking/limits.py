@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,13 +45,11 @@ class Limits:
         for size in MATRIX_SIZES[self.device.type]:
             a, b = (torch.rand(size, size, device=self.device).to(self.dtype) for _ in range(2))
             out = torch.empty_like(a)
-            least_s = min(
-                duration(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), self.device) for _ in range(CALLS)
-            )
+            least_s = min(duration(partial(torch.mm, a, b, out=out), self.device) for _ in range(CALLS))
             self.flops_per_s = max(self.flops_per_s, 2 * size**3 / least_s)
         source = torch.ones(COPIED_BYTES[self.device.type], dtype=torch.uint8, device=self.device)
         target = torch.zeros_like(source)
-        least_s = min(duration(lambda: target.copy_(source), self.device) for _ in range(CALLS))
+        least_s = min(duration(partial(target.copy_, source), self.device) for _ in range(CALLS))
         self.bytes_per_s = max(self.bytes_per_s, 2 * len(source) / least_s)
 
     def least_seconds(self, work: Work) -> float:

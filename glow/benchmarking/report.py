@@ -50,8 +50,8 @@ def describe(results: Mapping[str, Any], measurements: Sequence[Measurement]) ->
     """Return all results as text; speeds a line each, those that took turns below each other."""
     limits = results["limits"]
     lines = [
-        f"{results['num_parameters'] / 1e6:.2f} M parameters, {results['num_macs'] / 1e9:.3f} G multiply-accumulates in a "
-        "forward pass of one image",
+        f"{results['num_parameters'] / 1e6:.2f} M parameters, {results['num_macs'] / 1e9:.3f} G multiply-accumulates "
+        "in a forward pass of one image",
         f"limits: {limits['flops_per_s'] / 1e9:.1f} GFLOP/s in products of {limits['dtype'].removeprefix('torch.')} "
         f"matrices, {limits['bytes_per_s'] / 1e9:.1f} GB/s in copies",
         f"  {'':28}{'images/s (quartiles)':28}{'s a call':>10}{'of the limit':>14}",
@@ -61,7 +61,7 @@ def describe(results: Mapping[str, Any], measurements: Sequence[Measurement]) ->
         lines.append(f"  {each.name:28}{each.images_per_s!s:28}{each.call_s.median:>10.3g}{share:>14}")
         for name, speed in (each.rivals or {}).items():
             assert each.ratios is not None
-            lines.append(f"    {name:26}{speed!s:28}  the time of ours: {each.ratios[name]} times")
+            lines.append(f"    {name:26}{speed!s:28} takes {each.ratios[name]} times as long")
     for name, memory in results["memory"].items():
         peak, held = memory["peak_bytes"] / 2**30, memory["held_bytes"] / 2**30
         lines.append(f"memory of a step, {name}: {peak:.3f} GiB, of which weights, averages and optimiser {held:.3f}")
