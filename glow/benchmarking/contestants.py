@@ -4,34 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from glow.measuring import allocations
 from glow.training.trainer import Trainer, TrainingBatch
-
-
-@dataclass(frozen=True)
-class RandomBatch:
-    """A batch of no data set."""
-
-    inputs: tuple[Tensor, ...]
-    skipped: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.inputs[0])
-
-    @staticmethod
-    def draw(size: int, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> RandomBatch:
-        """Draw images, noise, and labels where there are classes."""
-        rng = torch.Generator().manual_seed(seed)
-        images = torch.randint(0, 256, (size, *image_shape), dtype=torch.uint8, generator=rng)
-        noise = torch.rand(images.shape, generator=rng).clamp(1e-6, 1 - 1e-6)
-        labels = [torch.randint(0, num_classes, (size,), generator=rng)] if num_classes else []
-        return RandomBatch((images, noise, *labels))
 
 
 class Contestant:
