@@ -16,6 +16,7 @@ from glow.benchmarking.timing import duration
 MATRIX_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
 COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}
 CALLS = 4
+LONGEST_CALL_S = 1.0  # larger matrices are left out: a processor may have no fast arithmetic of the dtype
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Limits:
             out = torch.empty_like(a)
             least_s = min(duration(partial(torch.mm, a, b, out=out), self.device) for _ in range(CALLS))
             self.flops_per_s = max(self.flops_per_s, 2 * size**3 / least_s)
+            if least_s > LONGEST_CALL_S / 8:  # the next size takes eight times as long
+                break
         source = torch.ones(COPIED_BYTES[self.device.type], dtype=torch.uint8, device=self.device)
         target = torch.zeros_like(source)
         least_s = min(duration(partial(target.copy_, source), self.device) for _ in range(CALLS))
