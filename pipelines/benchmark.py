@@ -187,7 +187,7 @@ def describe_model(run: BenchmarkRun) -> str:
 def describe_device(environment: Mapping[str, Any], accelerator: Accelerator) -> str:
     """Return on what it was measured."""
     is_cpu = accelerator.device.type == "cpu"
-    device = f"{environment['num_threads']} threads, {environment['cpu']}" if is_cpu else environment["device"]
+    device = f"{environment['cpu']}, {environment['num_threads']} thread(s)" if is_cpu else environment["device"]
     return device if accelerator.mixed_precision == "no" else f"{device}, {accelerator.mixed_precision}"
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from glow.measuring import allocations
+from glow.memory import drift_of
 from glow.training.trainer import Trainer, TrainingBatch
 
 
@@ -53,6 +54,7 @@ class Contestant:
         moments = [value for values in state for value in values.values() if isinstance(value, Tensor)]
         held = [*self.model.parameters(), *self.model.buffers(), *self.trainer.ema.average.values(), *moments]
         held_bytes = sum(tensor.nbytes for tensor in held)
+        drift_of(self.model, reset=True)  # that something from before is freed within would be warned of
         with allocations(self.trainer.accelerator.device) as counted:
             self.train()
         return {"held_bytes": held_bytes, "peak_bytes": held_bytes + counted.peak_bytes}
