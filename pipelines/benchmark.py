@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -87,7 +88,8 @@ def describe_arithmetic(run: BenchmarkRun, contestants: Mapping[str, Contestant]
         assert run.model.image_shape is not None
         ours, theirs = contestants["ours"].model, contestants["normflows"].model
         sizes = compare_sizes(ours, theirs, run.model.image_shape)
-        described["against"] = {"sizes": sizes, "differences": DIFFERENCES}
+        version = importlib.metadata.version("normflows")
+        described["against"] = {"normflows": version, "sizes": sizes, "differences": DIFFERENCES}
     return described
 
 

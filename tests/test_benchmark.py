@@ -266,7 +266,7 @@ def test_everything_is_measured_and_written(dataset, tmp_path, capsys):
 
 
 def test_memory_modes_take_turns_at_training(tmp_path, capsys):
-    options = [*OPTIONS, "--model.num_steps_per_level", "12", "--output", str(tmp_path), "--memory", "reversible"]
+    options = [*OPTIONS, "--model.num_steps_per_level", "8", "--output", str(tmp_path), "--memory", "reversible"]
     results = read_results(benchmark.main([*options, "--against", "stored"]))
     assert "random images, and no reading of data" in capsys.readouterr().out
     training, *others = results["measurements"]
