@@ -63,13 +63,15 @@ def small_limits(monkeypatch):
 
 def test_limits_are_the_highest_rates_that_were_seen(monkeypatch):
     seconds = [*[0.4, 0.1, 0.3, 0.2], *[0.5, 0.6, 0.5, 0.9], *[0.5, 0.4, 0.6, 0.7]]
-    # Once the machine is busier, and one more size would take too long; but copies are faster.
+    # The machine is busier, so that one more size would take too long; but copies are faster, once.
     seconds += [*[0.4, 0.3, 0.4, 0.4], *[0.9, 0.1, 0.9, 0.9]]
+    seconds += [*[0.4, 0.3, 0.4, 0.4], *[0.9, 0.9, 0.9, 0.9]]
     left = iter(seconds)
     monkeypatch.setattr(limits_module, "duration", lambda call, device: (call(), next(left))[1])
     limits = Limits(CPU, torch.float32)
     limits.measure()
     assert (limits.flops_per_s, limits.bytes_per_s) == (2 * 256**3 / 0.5, 2 * 2**20 / 0.4)
+    limits.measure()
     limits.measure()
     assert (limits.flops_per_s, limits.bytes_per_s) == (2 * 256**3 / 0.5, 2 * 2**20 / 0.1)
     assert not list(left)
