@@ -98,7 +98,7 @@ def allocations(device: torch.device) -> Iterator[Allocations]:
         counted.live_bytes = torch.cuda.memory_allocated(device) - before
         counted.peak_bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # that there is no GPU is no error
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # that there is no GPU is no error
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield counted
     assert profiler.profiler is not None

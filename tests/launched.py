@@ -21,7 +21,7 @@ FAULTS = {
 
 
 def observe(train_step):
-    """Wrap ``Trainer._train_step``."""
+    """Wrap ``Trainer.train_step``."""
     fault_step, fault_rank, what = os.environ.get("FAULT", "0 0 none").split()
 
     def step(self, batch, stop):
@@ -47,5 +47,5 @@ def read_keys(run):
 
 
 if __name__ == "__main__":
-    Trainer._train_step = observe(Trainer._train_step)
+    Trainer.train_step = observe(Trainer.train_step)
     run_stage(train.main)

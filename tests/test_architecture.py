@@ -24,7 +24,15 @@ LAYERS = [
         "glow.data",
     ],
     ["glow.parallel"],
-    ["glow.training", "glow.sampling", "glow.evaluation", "glow.importing", "glow.planning", "glow.measuring"],
+    [
+        "glow.training",
+        "glow.sampling",
+        "glow.evaluation",
+        "glow.importing",
+        "glow.planning",
+        "glow.measuring",
+        "glow.benchmarking",
+    ],
     ["glow.cli"],
     ["pipelines"],
 ]
@@ -36,9 +44,11 @@ ONLY_IN = {
         "pipelines.train",
         "pipelines.evaluate",
         "pipelines.score",
+        "pipelines.benchmark",
     },
     "torch.utils.tensorboard": {"glow.training.metrics"},
     "sklearn": {"glow.data.sources"},
+    "normflows": {"glow.benchmarking.peers"},
 }
 FILES = sorted([*Path("glow").rglob("*.py"), *Path("pipelines").rglob("*.py")])
 

@@ -43,7 +43,7 @@ class Interrupted(Exception):
 
 
 def train_with_fault(arguments, at_step):
-    original = Trainer._train_step
+    original = Trainer.train_step
 
     def step(self, *args):
         if self.step == at_step - 1:
@@ -51,7 +51,7 @@ def train_with_fault(arguments, at_step):
         return original(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", step)
+        patch.setattr(Trainer, "train_step", step)
         train_stage.main(arguments)
 
 

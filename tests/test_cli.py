@@ -11,6 +11,7 @@ import pytest
 
 from glow.cli import parse_config, run_stage
 from glow.config import (
+    BenchmarkRun,
     DataConfig,
     DemoRun,
     EvaluateRun,
@@ -50,7 +51,7 @@ def test_commands_of_the_readme_and_the_page_on_anomalies_are_understood():
     text = "".join(Path(name).read_text() for name in ("README.md", "docs/anomalies.md")).replace("\\\n", " ")
     commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
-    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun}
+    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun, "benchmark": BenchmarkRun}
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
         parse_config(classes[stage], shlex.split(arguments), stage, positional=stage == "import_checkpoint")
@@ -139,7 +140,9 @@ def test_config_from_dict_names_unknown_fields():
         config_from_dict(DataConfig, {"colour": 1})
 
 
-@pytest.mark.parametrize("cls", [TrainRun, PlanRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun])
+@pytest.mark.parametrize(
+    "cls", [TrainRun, PlanRun, BenchmarkRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun]
+)
 def test_help_explains_every_option(cls, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_config(cls, ["--help"], "it")

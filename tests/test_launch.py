@@ -62,7 +62,7 @@ def run_launcher(*arguments, **environment):
 def train_alone(arguments):
     """Train in this process, with a record of the keys."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", launched.observe(Trainer._train_step))
+        patch.setattr(Trainer, "train_step", launched.observe(Trainer.train_step))
         train_stage.main(arguments)
 
 

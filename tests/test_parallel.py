@@ -77,7 +77,7 @@ def five_steps(parallel, memory_modes, dtype="float64", batch_size=BATCH_SIZE):
         held_out = [Part(one) for one in zip(*(v.split(1) for v in part(10, 7).inputs), strict=True)]
         with _eval_mode(layout.model):  # before training too: nothing of these weights may be kept
             trainer._validate(held_out)
-        steps = [trainer._train_step(part(seed))[:2] for seed in range(5)]
+        steps = [trainer.train_step(part(seed))[:2] for seed in range(5)]
         with trainer.ema.applied(layout.model), _eval_mode(layout.model):
             score = trainer._validate(held_out)
             whole = layout.whole_model()

@@ -28,7 +28,7 @@ from pipelines import train as train_stage
 
 def train_and(arguments, at_step, action, rank=0):
     """Train, and do something on one process before its step ``at_step``."""
-    original = Trainer._train_step
+    original = Trainer.train_step
 
     def step(self, *args):
         if self.step == at_step - 1 and self.accelerator.process_index == rank:
@@ -36,7 +36,7 @@ def train_and(arguments, at_step, action, rank=0):
         return original(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", step)
+        patch.setattr(Trainer, "train_step", step)
         train_stage.main(arguments)
 
 

@@ -177,9 +177,9 @@ def step_once(dataset, microbatch_size=None, batch_size=12, max_grad_norm=5.0, d
     start = weights()
     layout = Replicated(model, Placement(share.rank, share.num_processes), accelerator)
     trainer = Trainer(layout, model.num_dims, run, accelerator)
-    losses = [trainer._train_step(first)[:2]]
+    losses = [trainer.train_step(first)[:2]]
     after_first = weights()
-    losses.append(trainer._train_step(next(batches))[:2])
+    losses.append(trainer.train_step(next(batches))[:2])
     return {
         "losses": losses, "start": start, "after_first": after_first, "weights": weights(),
         "num_processes": accelerator.num_processes,
@@ -305,7 +305,7 @@ def diverging(tmp_path, spoil):
     spoil(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(TrainingDiverged) as error:
-        trainer._train_step(batch)
+        trainer.train_step(batch)
     after = model.state_dict()
     assert all(torch.equal(before[n].nan_to_num(9), after[n].nan_to_num(9)) for n in before)
     return str(error.value)

@@ -13,11 +13,20 @@ from glow.config.stages import (
     SampleRun,
     ScoreRun,
 )
-from glow.config.training import PARALLEL_MODES, OptimizerConfig, ParallelConfig, PlanRun, TrainConfig, TrainRun
+from glow.config.training import (
+    PARALLEL_MODES,
+    BenchmarkRun,
+    OptimizerConfig,
+    ParallelConfig,
+    PlanRun,
+    TrainConfig,
+    TrainRun,
+)
 
 __all__ = [
     "MAX_PIXELS",
     "PARALLEL_MODES",
+    "BenchmarkRun",
     "CheckpointChoice",
     "DataConfig",
     "DemoRun",

@@ -1,4 +1,4 @@
-"""How it is trained: optimiser, length and batches, processes; and the run of the train and plan stages."""
+"""How it is trained: optimiser, length and batches, processes; and the run of the train, plan and benchmark stages."""
 
 from __future__ import annotations
 
@@ -204,3 +204,36 @@ class PlanRun(TrainRun):
         """Check ranges."""
         super().__post_init__()
         require(self.gpu_memory_gib > 0, "gpu_memory_gib", self.gpu_memory_gib, "a number above 0 is")
+
+
+@dataclass(frozen=True)
+class BenchmarkRun(TrainRun):
+    """Measure how fast a model trains, computes log-probabilities, draws images and reads its data on this machine, how
+    much memory it takes, and how near that is to the limits of the device. Takes the options of train too.
+    """
+
+    output: str = "runs/benchmark"
+    """Run directory, as of train; results go into its folder benchmark."""
+    against: Literal["normflows", "stored", "checkpoint", "reversible"] | None = None
+    """What takes turns with the model, call by call: the nearest Glow of the package normflows, both without ActNorm in
+    coupling networks; or the same model in another memory mode."""
+    repeats: int = 10
+    """Calls of each kind that are timed, at least."""
+    seconds: float = 10.0
+    """Time that the calls of each kind take, at least."""
+    profile: bool = False
+    """Write traces of training and sampling too, which TensorBoard and Perfetto show."""
+    readme: str | None = None
+    """Markdown file with a table between <!-- performance --> and <!-- -->: the results become a line of it, in place
+    of an earlier line of the same model and device."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and the combination."""
+        super().__post_init__()
+        require(self.repeats >= 1, "repeats", self.repeats, "1 or more is")
+        require(self.seconds >= 0, "seconds", self.seconds, "0 or more is")
+        require(self.against != self.memory, "against", self.against, "memory is the same: choose another mode")
+        require(
+            self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, "one process is measured: leave it out"
+        )
+        require(not self.is_of_vectors, "vectors.name", self.vectors.name, "flows of vectors are not measured")

@@ -95,12 +95,19 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 
 
 def write_environment(run: str | Path, device: torch.device, num_processes: int) -> None:
-    """Write environment.json: commit, versions, host, device, command line."""
+    """Write environment.json."""
+    path = Path(run) / "environment.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(describe_environment(device, num_processes), indent=1) + "\n")
+
+
+def describe_environment(device: torch.device, num_processes: int) -> dict[str, Any]:
+    """Return commit, versions, host, device, command line."""
     packages = ("torch", "torchvision", "accelerate", "numpy", "glow")
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
-    environment = {
+    return {
         "commit": commit.stdout.strip() or None,
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
@@ -109,6 +116,3 @@ def write_environment(run: str | Path, device: torch.device, num_processes: int)
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "command": sys.argv,
     }
-    path = Path(run) / "environment.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(environment, indent=1) + "\n")

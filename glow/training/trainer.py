@@ -146,7 +146,7 @@ class Trainer:
                 start = time.perf_counter()
                 batch = next(batches)
                 waited_s += time.perf_counter() - start
-                loss, grad_norm, reason = self._train_step(batch, stop)
+                loss, grad_norm, reason = self.train_step(batch, stop)
                 busy_s += time.perf_counter() - start
                 self.losses_since_log.append(loss)
                 bar.update()
@@ -182,7 +182,7 @@ class Trainer:
         """Learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def _train_step(self, batch: TrainingBatch, stop: StopRequest | None = None) -> tuple[float, float, str | None]:
+    def train_step(self, batch: TrainingBatch, stop: StopRequest | None = None) -> tuple[float, float, str | None]:
         """Make one optimiser step; return the loss of the global batch, the norm of its gradient, and why to stop."""
         train, accelerator = self.run.train, self.accelerator
         inputs = [value.to(accelerator.device) for value in batch.inputs]

@@ -1,0 +1,1 @@
+"""Speed, memory and arithmetic of a model on a device, beside the limits of that device and other models."""
