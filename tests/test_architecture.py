@@ -25,6 +25,7 @@ LAYERS = [
     ],
     ["glow.parallel"],
     ["glow.training", "glow.sampling", "glow.evaluation", "glow.importing", "glow.planning", "glow.measuring"],
+    ["glow.policy"],
     ["glow.cli"],
     ["pipelines"],
 ]
