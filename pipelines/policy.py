@@ -117,9 +117,10 @@ def describe(told: dict[str, Any]) -> None:
     for row in told["summary"]:
         ways = ", ".join(f"{WAYS[what]} {count}" for what, count in row["num_settled_on"].items() if count)
         print(
-            f"{row['task']}, {row['policy']}, {row['num_seeds']} seed(s): the first action goes {ways}; medians: return "
-            f"{row['median_return']:.3f}, of the first action KL(policy || best) {row['median_first_kl_nats']:.3f} nats, "
-            f"share of the rarer way {row['median_rarer_first']:.3f}, between {row['median_between_first']:.3f}"
+            f"{row['task']}, {row['policy']}, {row['num_seeds']} seed(s): the first action goes {ways}; medians: "
+            f"return {row['median_return']:.3f}, of the first action KL(policy || best) "
+            f"{row['median_first_kl_nats']:.3f} nats, share of the rarer way {row['median_rarer_first']:.3f}, between "
+            f"{row['median_between_first']:.3f}"
         )
 
 

@@ -21,7 +21,7 @@ class LearnerConfig:
     first_alpha: float = 0.5
     """Temperature at first, which falls geometrically to alpha over the first half of the steps: while the critics know
     little, it keeps a policy from settling on what only seems better."""
-    num_steps: int = 2000
+    num_steps: int = 1200
     """Gradient steps, after each of which every environment makes one step."""
     num_random_steps: int = 40
     """Environment steps with uniformly random actions before the first gradient step."""
@@ -29,7 +29,7 @@ class LearnerConfig:
     """Episodes that run at the same time."""
     batch_size: int = 256
     """Transitions in a gradient step, drawn of all that there have been."""
-    lr: float = 3e-3
+    lr: float = 5e-3
     """Learning rate of Adam, for policy and critics; it falls linearly to 0 over the second half of the steps."""
     target_rate: float = 0.02
     """Part of the way that the target critics go towards the critics at each step."""

@@ -59,7 +59,7 @@ def play(environment: Environment, policy: Policy, count: int, seed: int) -> Epi
     """Let a policy act in ``count`` episodes, with noise that depends on the seed."""
     rng = generator(seed, "episodes")
     states = [torch.zeros(count, 2)]
-    told: list[tuple[Tensor, ...]] = []
+    told: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(environment.horizon):
         noise = torch.from_numpy(rng.standard_normal((count, 2), dtype=np.float32))
         action, log_prob = policy.sample_and_log_prob(noise, states[-1])
@@ -68,4 +68,5 @@ def play(environment: Environment, policy: Policy, count: int, seed: int) -> Epi
         told.append((action, reward, log_prob))
     nearest = distances(states[-1], environment.targets).min(-1)
     reached = torch.where(nearest.values < REACHED, nearest.indices, -1)
-    return Episodes(torch.stack(states), *map(torch.stack, zip(*told, strict=True)), reached)
+    actions, rewards, log_probs = (torch.stack(values) for values in zip(*told, strict=True))
+    return Episodes(torch.stack(states), actions, rewards, log_probs, reached)
