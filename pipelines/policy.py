@@ -82,7 +82,7 @@ def train(agent: SoftActorCritic, directory: Path) -> None:
     steps = tqdm(agent.learn(), directory.name, agent.config.num_steps, unit="step", disable=None)
     with MetricsLog(directory, 0) as log:
         for step, told in enumerate(steps, 1):
-            if step % LOG_EVERY == 0:
+            if step % LOG_EVERY == 0 or step == agent.config.num_steps:
                 log.write(step, told)
     partial = directory / f"{WEIGHTS}.partial"
     save_file(weights(agent), partial)

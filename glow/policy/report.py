@@ -28,7 +28,7 @@ LOST = 0.05  # share of first actions that go the rarer way, below which one way
 WAYS = ("both", "mean", "one")
 SIDES = ("left", "right")
 NUM_SHOWN = 60
-RESOLUTION = 150
+RESOLUTION = 120
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ def _draw_episodes(axes: Axes, one: Trained) -> None:
     environment, limit = one.environment, one.environment.limit
     positions = grid(limit, RESOLUTION)
     _, reward = environment.step(positions, torch.zeros(2, dtype=torch.float64))
-    axes.imshow(reward, extent=(-limit, limit, -limit, limit), origin="lower", cmap="Greys", alpha=0.5)
-    for path, target in zip(one.episodes.states[:, :NUM_SHOWN].unbind(1), one.episodes.reached, strict=False):
-        axes.plot(path[:, 0], path[:, 1], color=(BLUE, ORANGE, GREY)[int(target)], linewidth=0.6, alpha=0.6)
-    axes.plot(environment.targets[:, 0], environment.targets[:, 1], "*", color="black", markersize=7)
+    axes.imshow(reward.numpy(), extent=(-limit, limit, -limit, limit), origin="lower", cmap="Greys", alpha=0.5)
+    for path, target in zip(one.episodes.states[:, :NUM_SHOWN].unbind(1), one.episodes.reached.tolist(), strict=False):
+        axes.plot(*path.T.numpy(), color=(BLUE, ORANGE, GREY)[target], linewidth=0.6, alpha=0.6)
+    axes.plot(*environment.targets.T.numpy(), "*", color="black", markersize=7)
     axes.plot(0, 0, "o", color="black", markersize=3)
     reached = one.episodes.reached_shares()
     shares = f"{reached['left']:.0%} left, {reached['right']:.0%} right"
@@ -156,7 +156,7 @@ def plot_densities(trained: Sequence[Trained]) -> Figure:
     figure = Figure(figsize=(2.5 * len(shown) + 0.8, 2.6), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (title, log_prob) in zip(panels, shown, strict=True):
-        density = log_prob.exp().reshape(RESOLUTION, RESOLUTION)
+        density = log_prob.exp().reshape(RESOLUTION, RESOLUTION).numpy()
         # One scale for all, that of the exact one.
         image = axes.imshow(density, extent=(-1, 1, -1, 1), origin="lower", vmin=0, vmax=highest)
         axes.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
