@@ -240,7 +240,7 @@ def test_both_policies_begin_with_the_same_critics_and_transitions():
 def test_temperature_and_learning_rate_fall_as_they_are_said_to():
     agent = learner(TwoPeaks(), "gaussian", 10)
     told = []
-    for progress in (0.0, 0.25, 0.5, 0.75):
+    for progress in (0.0, 0.25, 0.5, 0.875):
         agent._set_rates(progress)
         told.append((agent._alpha, agent._optimizers[0].param_groups[0]["lr"]))
     middle = math.sqrt(FAST.first_alpha * FAST.alpha)

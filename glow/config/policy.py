@@ -29,8 +29,8 @@ class LearnerConfig:
     """Episodes that run at the same time."""
     batch_size: int = 256
     """Transitions in a gradient step, drawn of all that there have been."""
-    lr: float = 5e-3
-    """Learning rate of Adam, for policy and critics; it falls linearly to 0 over the second half of the steps."""
+    lr: float = 3e-3
+    """Learning rate of Adam, for policy and critics; it falls linearly to 0 over the last quarter of the steps."""
     target_rate: float = 0.02
     """Part of the way that the target critics go towards the critics at each step."""
 

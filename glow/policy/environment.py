@@ -36,21 +36,21 @@ STATE_DIMS = ACTION_DIMS = 2
 class TwoGoals:
     """A point that starts in the middle between two goals: left or right, both are equally near.
 
-    ``next = state + 0.2 action``; the reward is minus the distance to the nearer goal, and minus ``|action|^2``: haste
+    ``next = state + 0.3 action``; the reward is minus the distance to the nearer goal, and minus ``|action|^2``: haste
     is dear, so that the best actions lie inside of the square.
 
     Source: after the multi-goal task of Haarnoja, Tang, Abbeel & Levine 2017 (arXiv 1702.08165), section 5.1.
     """
 
     name = "goals"
-    horizon = 20
+    horizon = 15
     discount = 0.9
     limit = 1.5
     targets = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
 
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Move; return position and reward."""
-        moved = (state + 0.2 * action).clamp(-self.limit, self.limit)
+        moved = (state + 0.3 * action).clamp(-self.limit, self.limit)
         return moved, -distances(moved, self.targets).amin(-1) - action.square().sum(-1)
 
 

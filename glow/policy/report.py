@@ -116,7 +116,9 @@ def write_report(output: Path, run: PolicyRun, trained: Sequence[Trained]) -> di
 
 
 def plot_trajectories(trained: Sequence[Trained]) -> Figure:
-    """Draw episodes over the reward of each position: a row for each policy, a column for each seed."""
+    """Draw episodes over the reward of each position, and dots where the first action leads: a row for each policy, a
+    column for each seed.
+    """
     policies = list(dict.fromkeys(one.policy for one in trained))
     seeds = list(dict.fromkeys(one.seed for one in trained))
     figure = Figure(figsize=(2.6 * len(seeds) + 0.4, 1.75 * len(policies) + 0.3), layout="constrained")
@@ -134,12 +136,13 @@ def _draw_episodes(axes: Axes, one: Trained) -> None:
     _, reward = environment.step(positions, torch.zeros(2, dtype=torch.float64))
     axes.imshow(reward.numpy(), extent=(-limit, limit, -limit, limit), origin="lower", cmap="Greys", alpha=0.5)
     for path, target in zip(one.episodes.states[:, :NUM_SHOWN].unbind(1), one.episodes.reached.tolist(), strict=False):
-        axes.plot(*path.T.numpy(), color=(BLUE, ORANGE, GREY)[target], linewidth=0.6, alpha=0.6)
+        axes.plot(*path.T.numpy(), color=(BLUE, ORANGE, GREY)[target], linewidth=0.5, alpha=0.4)
+        axes.plot(*path[1].numpy(), ".", color="black", markersize=2.5, markeredgewidth=0)
     axes.plot(*environment.targets.T.numpy(), "*", color="black", markersize=7)
     axes.plot(0, 0, "o", color="black", markersize=3)
-    reached = one.episodes.reached_shares()
-    shares = f"{reached['left']:.0%} left, {reached['right']:.0%} right"
-    axes.text(0, -0.85, shares, ha="center", va="center", fontsize=8)
+    first = one.episodes.first_shares()
+    shares = f"first: {first['left']:.0%} left, {first['between']:.0%} between, {first['right']:.0%} right"
+    axes.text(0, -0.85, shares, ha="center", va="center", fontsize=7)
     axes.set(xlim=(-1.4, 1.4), ylim=(-1, 0.7), xticks=[], yticks=[])
 
 

@@ -118,7 +118,7 @@ class SoftActorCritic:
         self._alpha = config.alpha * (config.first_alpha / config.alpha) ** max(0.0, 1 - 2 * progress)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * min(1.0, 2 * (1 - progress))
+                group["lr"] = config.lr * min(1.0, 4 * (1 - progress))
 
     def noise(self, count: int) -> Tensor:
         """Draw standard normal noise for ``count`` actions."""
