@@ -26,7 +26,7 @@ from glow.training.metrics import read_metrics
 from glow.training.trainer import TrainingDiverged
 from pipelines import policy as policy_stage
 
-FAST = LearnerConfig(hidden_features=32, batch_size=128, lr=5e-3)
+FAST = LearnerConfig(first_alpha=0.2, lr=5e-3)
 LAYERS = {"flow": 2, "gaussian": 0}
 
 
@@ -189,8 +189,8 @@ def test_flow_keeps_both_actions_of_the_bandit_and_a_gaussian_cannot():
     best = BestPolicy.of(TwoPeaks(), FAST.alpha)
     kl = {}
     for kind in LAYERS:
-        agent = learner(TwoPeaks(), kind, 300)
-        assert len(list(agent.learn())) == 300
+        agent = learner(TwoPeaks(), kind, 400)
+        assert len(list(agent.learn())) == 400
         kl[kind] = divergence(agent.policy, best).mean
         if kind == "flow":
             assert settled_on(play(TwoPeaks(), agent.policy, 1000, 0)) == "both"
@@ -199,12 +199,12 @@ def test_flow_keeps_both_actions_of_the_bandit_and_a_gaussian_cannot():
 
 
 def test_policy_learns_to_reach_a_goal():
-    agent = learner(TwoGoals(), "gaussian", 300)
+    agent = learner(TwoGoals(), "gaussian", 400)
     before = play(TwoGoals(), agent.policy, 200, 0)
     losses = [told["loss/critic"] for told in agent.learn()]
     after = play(TwoGoals(), agent.policy, 200, 0)
-    assert before.total_reward().mean < -20
-    assert after.total_reward().mean > -13
+    assert before.total_reward().mean < -15
+    assert after.total_reward().mean > -9
     assert after.reached_shares()["neither"] < 0.25
     assert math.isfinite(sum(losses))
 
