@@ -121,7 +121,7 @@ def plot_trajectories(trained: Sequence[Trained]) -> Figure:
     """
     policies = list(dict.fromkeys(one.policy for one in trained))
     seeds = list(dict.fromkeys(one.seed for one in trained))
-    figure = Figure(figsize=(2.6 * len(seeds) + 0.4, 1.75 * len(policies) + 0.3), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(seeds) + 0.4, 2.0 * len(policies) + 0.4), layout="constrained")
     panels = figure.subplots(len(policies), len(seeds), squeeze=False)
     for one in trained:
         axes = panels[policies.index(one.policy), seeds.index(one.seed)]
@@ -156,7 +156,7 @@ def plot_densities(trained: Sequence[Trained]) -> Figure:
             state = torch.zeros(len(actions), 2)
             shown.append((f"{one.policy}: policy", one.agent.policy.log_prob(actions.float(), state)))
     highest = float(shown[0][1].exp().max())
-    figure = Figure(figsize=(2.5 * len(shown) + 0.8, 2.6), layout="constrained")
+    figure = Figure(figsize=(2.2 * len(shown) + 0.8, 2.4), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (title, log_prob) in zip(panels, shown, strict=True):
         density = log_prob.exp().reshape(RESOLUTION, RESOLUTION).numpy()
