@@ -33,6 +33,7 @@ LAYERS = [
         "glow.measuring",
         "glow.benchmarking",
     ],
+    ["glow.policy"],
     ["glow.cli"],
     ["pipelines"],
 ]

@@ -18,6 +18,7 @@ from glow.config import (
     ImportRun,
     ModelConfig,
     PlanRun,
+    PolicyRun,
     PrepareRun,
     SampleRun,
     ScoreRun,
@@ -27,7 +28,8 @@ from glow.config import (
     config_to_dict,
 )
 
-CONFIGS = sorted(Path("configs").glob("*.yaml"))
+POLICY_CONFIG = Path("configs/policy.yaml")
+CONFIGS = sorted(path for path in Path("configs").glob("*.yaml") if path != POLICY_CONFIG)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -35,6 +37,12 @@ def test_every_config_file_is_valid_and_survives_a_round_trip(path):
     run = parse_config(TrainRun, ["--config", str(path)], "train")
     assert run.output == f"runs/{path.stem}"
     assert config_from_dict(TrainRun, config_to_dict(run)) == run
+
+
+def test_config_of_the_policies_is_valid_and_survives_a_round_trip():
+    run = parse_config(PolicyRun, ["--config", str(POLICY_CONFIG)], "policy")
+    assert run.output == "runs/policy"
+    assert config_from_dict(PolicyRun, config_to_dict(run)) == run
 
 
 def test_papers_configs_are_the_papers():
@@ -47,11 +55,14 @@ def test_papers_configs_are_the_papers():
     assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
 
 
-def test_commands_of_the_readme_and_the_page_on_anomalies_are_understood():
-    text = "".join(Path(name).read_text() for name in ("README.md", "docs/anomalies.md")).replace("\\\n", " ")
+def test_commands_of_the_readme_and_of_pages_beside_it_are_understood():
+    text = "".join(Path(name).read_text() for name in ("README.md", "docs/anomalies.md", "docs/policy.md")).replace(
+        "\\\n", " "
+    )
     commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
-    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun, "benchmark": BenchmarkRun}
+    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun, "policy": PolicyRun}
+    classes |= {"benchmark": BenchmarkRun}
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
         parse_config(classes[stage], shlex.split(arguments), stage, positional=stage == "import_checkpoint")
@@ -141,7 +152,7 @@ def test_config_from_dict_names_unknown_fields():
 
 
 @pytest.mark.parametrize(
-    "cls", [TrainRun, PlanRun, BenchmarkRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun]
+    "cls", [TrainRun, PlanRun, BenchmarkRun, PolicyRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun]
 )
 def test_help_explains_every_option(cls, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -1,4 +1,4 @@
-"""Which half of a state a coupling changes, given the other half."""
+"""Which half of a state a coupling changes, given the other half; or all of it, given the context."""
 
 from __future__ import annotations
 
@@ -92,3 +92,23 @@ class CheckerboardMask:
     def _given_is_left(self, x: Tensor) -> Tensor:
         rows = torch.arange(x.shape[2], device=x.device)
         return ((rows + self.parity) % 2 == 0)[:, None]
+
+
+class EmptyMask:
+    """Nothing is given and all is changed, ``[N, C, ...]``: the network sees the context alone."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return no channels, and all."""
+        return x[:, :0], x
+
+    def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
+        """Return all."""
+        return x_b
+
+    def given(self, x_a: Tensor) -> Tensor:
+        """Return no channels."""
+        return x_a
+
+    def changed(self, output: Tensor) -> Tensor:
+        """Return the whole output."""
+        return output

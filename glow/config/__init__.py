@@ -3,6 +3,7 @@
 from glow.config.data import DataConfig, VectorDataConfig
 from glow.config.fields import config_from_dict, config_to_dict, require
 from glow.config.model import FlowConfig, ModelConfig
+from glow.config.policy import LearnerConfig, PolicyRun
 from glow.config.stages import (
     MAX_PIXELS,
     CheckpointChoice,
@@ -33,10 +34,12 @@ __all__ = [
     "EvaluateRun",
     "FlowConfig",
     "ImportRun",
+    "LearnerConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
     "PlanRun",
+    "PolicyRun",
     "PrepareRun",
     "SampleRun",
     "ScoreRun",

@@ -1,0 +1,1 @@
+"""Flows as stochastic policies: actions with exact log-probabilities, and soft actor-critic."""
