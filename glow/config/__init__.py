@@ -1,6 +1,6 @@
 """Configuration of every stage: frozen dataclasses, validated once; the field docstrings are the --help text."""
 
-from glow.config.data import DataConfig, VectorDataConfig
+from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
 from glow.config.fields import config_from_dict, config_to_dict, require
 from glow.config.model import FlowConfig, ModelConfig
 from glow.config.stages import (
@@ -13,7 +13,15 @@ from glow.config.stages import (
     SampleRun,
     ScoreRun,
 )
-from glow.config.training import PARALLEL_MODES, OptimizerConfig, ParallelConfig, PlanRun, TrainConfig, TrainRun
+from glow.config.training import (
+    PARALLEL_MODES,
+    InferRun,
+    OptimizerConfig,
+    ParallelConfig,
+    PlanRun,
+    TrainConfig,
+    TrainRun,
+)
 
 __all__ = [
     "MAX_PIXELS",
@@ -24,6 +32,7 @@ __all__ = [
     "EvaluateRun",
     "FlowConfig",
     "ImportRun",
+    "InferRun",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
@@ -31,6 +40,7 @@ __all__ = [
     "PrepareRun",
     "SampleRun",
     "ScoreRun",
+    "TargetConfig",
     "TrainConfig",
     "TrainRun",
     "VectorDataConfig",
