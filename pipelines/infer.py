@@ -14,7 +14,6 @@ from tqdm import tqdm
 from glow.cli import parse_config, run_stage
 from glow.config import InferRun
 from glow.evaluation.posterior import Draws, describe, draw, noise_batches, plot_posterior
-from glow.flow import Flow
 from glow.precision import use_exact_float32
 from glow.targets import Target
 from glow.training.checkpoint import find_checkpoint, load_flow, read_state

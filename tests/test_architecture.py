@@ -15,6 +15,8 @@ LAYERS = [
     [
         "glow.model",
         "glow.flow",
+        "glow.targets",
+        "glow.elbo",
         "glow.steps",
         "glow.memory",
         "glow.cost",
@@ -24,7 +26,7 @@ LAYERS = [
         "glow.data",
     ],
     ["glow.parallel"],
-    ["glow.training", "glow.sampling", "glow.evaluation", "glow.importing", "glow.planning", "glow.measuring"],
+    ["glow.training", "glow.sampling", "glow.evaluation", "glow.inference", "glow.importing", "glow.planning", "glow.measuring"],
     ["glow.cli"],
     ["pipelines"],
 ]
@@ -38,7 +40,7 @@ ONLY_IN = {
         "pipelines.score",
     },
     "torch.utils.tensorboard": {"glow.training.metrics"},
-    "sklearn": {"glow.data.sources"},
+    "sklearn": {"glow.data.sources", "glow.data.tables"},
 }
 FILES = sorted([*Path("glow").rglob("*.py"), *Path("pipelines").rglob("*.py")])
 

@@ -113,7 +113,8 @@ class Grid:
     def edge(self) -> float:
         """Share of the mass in the outermost cells: what lies beyond is at least of this order."""
         mass = np.exp(self.log_density - np.logaddexp.reduce(self.log_density, axis=None))
-        return float(mass.sum() - mass[1:-1, 1:-1].sum())
+        mass[1:-1, 1:-1] = 0
+        return float(mass.sum())
 
     def extent(self, share: float = 1e-3) -> tuple[Array, Array]:
         """Return the corners of where all but about this share of the mass lies."""
@@ -121,8 +122,8 @@ class Grid:
         corners = []
         for dimension, axis in enumerate((0, 1)):
             cumulative = mass.sum(axis).cumsum() / mass.sum()
-            cells = np.searchsorted(cumulative, [share / 2, 1 - share / 2]) + [0, 1]
-            corners.append(self.low[dimension] + cells * self.cell[dimension])
+            first, last = np.searchsorted(cumulative, [share / 2, 1 - share / 2])
+            corners.append(self.low[dimension] + np.array([first, last + 1]) * self.cell[dimension])
         low, high = np.array(corners).T
         return low, high
 
@@ -140,11 +141,12 @@ def grid_of(target: Target, draws: Draws, resolution: int = 1000) -> Grid:
     else:
         smallest, largest = draws.samples.min(0), draws.samples.max(0)
         low, high = 2 * smallest - largest, 2 * largest - smallest
-    return Grid(low, high, _on_grid(target, low, high, resolution))
+    return Grid(low, high, on_grid(target, low, high, resolution))
 
 
 @torch.no_grad()
-def _on_grid(target: Target, low: Array, high: Array, resolution: int) -> Array:
+def on_grid(target: Target, low: Array, high: Array, resolution: int) -> Array:
+    """Return the log-density of a target at the midpoints of the cells of a rectangle, ``[n, n]``."""
     exact, device = _exact(target), next((buffer.device for buffer in target.buffers()), torch.device("cpu"))
     batches = torch.from_numpy(_midpoints(low, high, resolution)).split(BATCH_SIZE)
     values = torch.cat([exact(batch.to(device)).double().cpu() for batch in batches])
@@ -200,7 +202,7 @@ def plot_fit(draws: Draws, flow: Flow, target: Target, resolution: int = 200) ->
     figure = Figure(figsize=(8.8, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     low, high = grid_of(target, draws, 300).extent()
-    shown = densities(flow, target, Grid(low, high, _on_grid(target, low, high, resolution)))
+    shown = densities(flow, target, Grid(low, high, on_grid(target, low, high, resolution)))
     for axes, title, value in zip(panels, (f"target {target.name}", "flow"), shown, strict=True):
         bounds = (low[0], high[0], low[1], high[1])
         image = axes.imshow(value, extent=bounds, origin="lower", vmin=0, vmax=shown[0].max(), cmap="viridis")

@@ -81,7 +81,9 @@ class Trainer:
     processes.
 
     The loss of a step is in bits/dim: the sum over the global batch divided by its size, whatever the number of
-    processes and microbatches. It is shown in the scale that is given. All that a resumed run needs goes through checkpoints; randomness is in the batches.
+    processes and microbatches. It is shown in the scale that is given.
+
+    All that a resumed run needs goes through checkpoints; randomness is in the batches.
     The checksum of ``data``, the split that is trained on, goes into checkpoints too, to tell whether it changed.
     """
 

@@ -5,9 +5,9 @@ Not part of the tests, and numpyro is no dependency of the project. In an enviro
     pip install numpyro scikit-learn
     PYTHONPATH=. python tests/reference/nuts_logistic.py
 
-A few minutes on two cores. The JSON has means and standard deviations of the coefficients, and the Monte Carlo error of
-each: from the effective sample size that numpyro tells, and for standard deviations from how much those of 100 pieces of
-the chains differ.
+A few minutes on two cores. The JSON has means and standard deviations of the coefficients, and the Monte Carlo
+error of each: from the effective sample size that numpyro tells, and for standard deviations from how much those of 100
+pieces of the chains differ.
 """
 
 import json
@@ -57,7 +57,7 @@ def main():
     }
     path = Path(__file__).with_name("logistic.json")
     path.write_text(json.dumps(reference, indent=1) + "\n")
-    print(path)
+    print(path)  # noqa: T201
 
 
 if __name__ == "__main__":
