@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def write_vectors(config: SampleRun, run: TrainRun, checkpoint: Path, output: Path) -> None:
-    """Write samples.npy and samples.json; of a flow of data, pictures of samples beside data and of the density, and the
-    KL divergence.
+    """Write samples.npy and samples.json; of a flow of data, pictures of samples and density, and the KL divergence
+    too.
 
     Raises:
         ValueError: for options that belong to images.

@@ -26,7 +26,15 @@ LAYERS = [
         "glow.data",
     ],
     ["glow.parallel"],
-    ["glow.training", "glow.sampling", "glow.evaluation", "glow.inference", "glow.importing", "glow.planning", "glow.measuring"],
+    [
+        "glow.training",
+        "glow.sampling",
+        "glow.evaluation",
+        "glow.inference",
+        "glow.importing",
+        "glow.planning",
+        "glow.measuring",
+    ],
     ["glow.cli"],
     ["pipelines"],
 ]

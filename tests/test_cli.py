@@ -15,6 +15,7 @@ from glow.config import (
     DemoRun,
     EvaluateRun,
     ImportRun,
+    InferRun,
     ModelConfig,
     PlanRun,
     PrepareRun,
@@ -46,11 +47,12 @@ def test_papers_configs_are_the_papers():
     assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
 
 
-def test_commands_of_the_readme_and_the_page_on_anomalies_are_understood():
-    text = "".join(Path(name).read_text() for name in ("README.md", "docs/anomalies.md")).replace("\\\n", " ")
+def test_commands_of_the_readme_and_the_pages_beside_it_are_understood():
+    pages = ("README.md", "docs/anomalies.md", "docs/inference.md")
+    text = "".join(Path(name).read_text() for name in pages).replace("\\\n", " ")
     commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
-    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun}
+    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun, "infer": InferRun}
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
         parse_config(classes[stage], shlex.split(arguments), stage, positional=stage == "import_checkpoint")
@@ -139,7 +141,7 @@ def test_config_from_dict_names_unknown_fields():
         config_from_dict(DataConfig, {"colour": 1})
 
 
-@pytest.mark.parametrize("cls", [TrainRun, PlanRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun])
+@pytest.mark.parametrize("cls", [TrainRun, InferRun, PlanRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun])
 def test_help_explains_every_option(cls, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_config(cls, ["--help"], "it")

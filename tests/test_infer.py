@@ -276,12 +276,11 @@ def test_metrics_are_the_bound_in_nats(tmp_path):
     assert 0 < lines[-1]["validation/effective_samples"] <= 1
 
 
-@pytest.mark.parametrize("config", ["infer_energy", "infer_planar"])
-def test_resumed_inference_is_bitwise_the_same(tmp_path, config):
-    constant = ("--optimizer.schedule", "constant")
-    infer(tmp_path / "straight", *FEW, *constant, config=config)
-    infer(tmp_path / "parts", *FEW, *constant, "--train.num_steps", "6", config=config)
-    infer(tmp_path / "parts", *FEW, *constant, config=config)
+def test_resumed_inference_is_bitwise_the_same(tmp_path):
+    options = [*FEW, "--optimizer.schedule", "constant", "--flow.num_layers", "2"]
+    infer(tmp_path / "straight", *options, config="infer_planar")
+    infer(tmp_path / "parts", *options, "--train.num_steps", "6", config="infer_planar")
+    infer(tmp_path / "parts", *options, config="infer_planar")
     last = "checkpoints/step-00000012"
     assert_same_checkpoint(tmp_path / "straight" / last, tmp_path / "parts" / last)
     assert comparable(tmp_path / "straight")[6:] == comparable(tmp_path / "parts")[6:]
@@ -350,7 +349,7 @@ def test_posterior_of_the_logistic_regression_is_that_of_nuts_in_seconds():
 @pytest.mark.parametrize(("name", "bound"), [("u1", 0.2), ("u2", 0.2), ("u3", 0.2), ("u4", 0.2)])
 def test_couplings_fit_the_energies_in_seconds(name, bound):
     torch.manual_seed(0)
-    flow = build_flow(FlowConfig(2, num_layers=6, hidden_channels=32, linear=True))
+    flow = build_flow(FlowConfig(2, num_layers=6, hidden_channels=32))
     assert fit(flow, Energy(name), 400, 0.01, 128, anneal_steps=100)["kl"]["nats"] < bound
 
 
