@@ -24,11 +24,13 @@ class Target(nn.Module):
     """
 
     half_width: float | None = None
+    origin: Tensor
 
     def __init__(self, name: str, num_dims: int, dimensions: Sequence[str] | None = None) -> None:
         super().__init__()
         self.name = name
         self.num_dims = num_dims
+        self.register_buffer("origin", torch.zeros(num_dims), persistent=False)  # tells the device
         self.dimensions = list(dimensions or [f"x{number}" for number in range(1, num_dims + 1)])
 
     def log_density(self, x: Tensor) -> Tensor:
@@ -57,11 +59,8 @@ class Target(nn.Module):
             ValueError: when it fails, returns another shape, numbers that are not finite, or has no gradient.
         """
         x = x.detach().requires_grad_()
-        try:
-            with torch.enable_grad():
-                values = self(x)
-        except (RuntimeError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"target {self.name}: failed on x {list(x.shape)}: {error}") from error
+        with torch.enable_grad():
+            values = self(x)
         if not values.requires_grad:
             raise ValueError(f"target {self.name}: returned numbers without a gradient; compute them by torch, from x")
         _require_finite(values, "log-density", x, self.name)
@@ -93,8 +92,15 @@ class FunctionTarget(Target):
         object.__setattr__(self, "function", function)
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Call the function."""
-        return cast(Function, self.__dict__["function"])(x)
+        """Call the function.
+
+        Raises:
+            ValueError: when it fails.
+        """
+        try:
+            return cast(Function, self.__dict__["function"])(x)
+        except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"target {self.name}: failed on x {list(x.shape)}: {error}") from error
 
 
 class Energy(Target):

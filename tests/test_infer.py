@@ -143,6 +143,12 @@ def test_breast_cancer_features_are_standardised():
     assert REFERENCE["names"] == ["intercept", *names]
 
 
+def test_missing_library_of_the_data_is_an_error_of_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ValueError, match=r"target\.name logistic: its data needs scikit-learn: pip install"):
+        TargetTask(TrainRun("x", target=TargetConfig("logistic")))
+
+
 # The bound
 
 

@@ -147,7 +147,7 @@ def grid_of(target: Target, draws: Draws, resolution: int = 1000) -> Grid:
 @torch.no_grad()
 def on_grid(target: Target, low: Array, high: Array, resolution: int) -> Array:
     """Return the log-density of a target at the midpoints of the cells of a rectangle, ``[n, n]``."""
-    exact, device = _exact(target), next((buffer.device for buffer in target.buffers()), torch.device("cpu"))
+    exact, device = _exact(target), target.origin.device
     batches = torch.from_numpy(_midpoints(low, high, resolution)).split(BATCH_SIZE)
     values = torch.cat([exact(batch.to(device)).double().cpu() for batch in batches])
     return values.numpy().reshape(resolution, resolution)

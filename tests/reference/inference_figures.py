@@ -84,7 +84,7 @@ def compare_logistic(described, reference):
     axes.errorbar(place - 0.15, mean, std, label="flow", color="C0", **style)
     axes.errorbar(place + 0.15, reference["mean"], reference["std"], label="NUTS", color="0.2", **style)
     axes.set_xticks(place, reference["names"], rotation=90, fontsize=8)
-    axes.set(ylabel="coefficient, mean ± standard deviation", xlim=(-0.7, len(mean) - 0.3))
+    axes.set(ylabel="mean ± standard deviation", xlim=(-0.7, len(mean) - 0.3))
     axes.legend(loc="upper right")
     figure.savefig("docs/logistic.png", dpi=100)
     differences = np.abs(mean - reference["mean"]), np.abs(std / np.array(reference["std"]) - 1)
