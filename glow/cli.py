@@ -13,6 +13,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from glow.data.files import PIPE
 
+FUNCTION = "function"  # options that name code to run
+
 Config = TypeVar("Config")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -43,7 +45,7 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str, posi
             if dataclasses.is_dataclass(hints[field.name]) and not isinstance(namespace[field.name], Namespace):
                 raise ValueError(f"{field.name}: {namespace[field.name]!r} is not a group of options")
         options = parser.instantiate(namespace)
-        _refuse_commands_of_files(namespace.as_dict(), arguments)
+        _refuse_code_of_files(namespace.as_dict(), arguments)
     except ArgumentError as error:
         raise ValueError(_one_line(error).replace("Parser key ", "")) from error
     return cls(**{field.name: options[field.name] for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
@@ -61,17 +63,23 @@ def run_stage(main: Callable[[], Any]) -> None:
         sys.exit(130)
 
 
-def _refuse_commands_of_files(values: object, arguments: Sequence[str]) -> None:
-    """Raise a ValueError for a ``pipe:`` command that is not on the command line: a file may be a stranger's."""
-    if isinstance(values, dict | list | tuple):
-        for value in values.values() if isinstance(values, dict) else values:
-            _refuse_commands_of_files(value, arguments)
+def _refuse_code_of_files(values: object, arguments: Sequence[str], name: str = "") -> None:
+    """Raise a ValueError for a ``pipe:`` command or a function that is not on the command line: a file may be a
+    stranger's.
+    """
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _refuse_code_of_files(value, arguments, key)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            _refuse_code_of_files(value, arguments, name)
     elif (
         isinstance(values, str)
-        and values.startswith(PIPE)
+        and (values.startswith(PIPE) or name == FUNCTION)
         and not any(argument == values or argument.endswith(f"={values}") for argument in arguments)
     ):
-        raise ValueError(f"{values}: a command is taken from the command line only, as an argument of its own")
+        kind = "function" if name == FUNCTION else "command"
+        raise ValueError(f"{values}: a {kind} is taken from the command line only, as an argument of its own")
 
 
 def _join_repeated(arguments: list[str], option: str, quote: bool) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijectors.actnorm import ActNorm
-from glow.bijectors.base import Bijector, Composition
+from glow.bijectors.base import Bijector, Composition, Inverse
 from glow.bijectors.batchnorm import BatchNorm
 from glow.bijectors.conv1x1 import LUConv1x1
 from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling, Coupling
@@ -167,11 +167,14 @@ def build_flow(config: FlowConfig) -> Flow:
 
 
 def _layer(num_dims: int, index: int, config: FlowConfig) -> Bijector:
+    layer: Bijector
     if config.kind == "planar":
-        return Planar(num_dims)
-    if config.kind == "radial":
-        return Radial(num_dims)
-    return vector_coupling(num_dims, index % 2, config)
+        layer = Planar(num_dims)
+    elif config.kind == "radial":
+        layer = Radial(num_dims)
+    else:
+        layer = vector_coupling(num_dims, index % 2, config)
+    return Inverse(layer) if config.inverse else layer
 
 
 def vector_coupling(num_dims: int, parity: int, config: FlowConfig, context_features: int = 0) -> Coupling:

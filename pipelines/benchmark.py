@@ -29,10 +29,10 @@ from glow.model import Glow
 from glow.parallel.build import lay_out
 from glow.parallel.placement import place
 from glow.planning import process_memory
-from glow.precision import NETWORK_DTYPES, use_exact_float32
+from glow.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
 from glow.training.metrics import describe_environment
 from glow.training.trainer import Trainer, TrainingBatch
-from pipelines.train import build_accelerator, build_model, complete
+from pipelines.train import build_accelerator, complete
 
 TEMPERATURE = 0.7
 
@@ -138,14 +138,12 @@ def build_contestants(
 ) -> dict[str, Contestant]:
     """Build the model and what takes turns with it, all initialised from the first batch."""
     inputs = [value.to(accelerator.device) for value in batches[0].inputs]
-    ours = build_model(run, accelerator)
-    assert isinstance(ours, Glow)
+    ours = build_glow(run, accelerator)
     ours.initialize(*inputs)
     contestants = {"ours": contestant(ours, run, accelerator, batches)}
     if run.against is not None and run.against != "normflows":
         other = dataclasses.replace(run, memory=run.against, against=None)
-        model = build_model(other, accelerator)
-        assert isinstance(model, Glow)
+        model = build_glow(other, accelerator)
         model.load_state_dict(ours.state_dict())
         contestants[run.against] = contestant(model, other, accelerator, batches)
     elif run.against == "normflows":
@@ -158,6 +156,16 @@ def build_contestants(
                 theirs(*inputs)  # the first batch sets its ActNorms
             contestants[name] = contestant(theirs, run, accelerator, batches)
     return contestants
+
+
+def build_glow(run: BenchmarkRun, accelerator: Accelerator) -> Glow:
+    """Build the model in a memory mode, with the first weights of a training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.train.seed)
+        model = Glow(run.model).to(accelerator.device)
+    model.set_memory(run.memory, run.anchor_every or None)
+    set_compute_dtype(model, NETWORK_DTYPES[accelerator.mixed_precision])
+    return model
 
 
 def contestant(

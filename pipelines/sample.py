@@ -20,6 +20,7 @@ from glow.cli import parse_config, run_stage
 from glow.config import SampleRun, TrainRun
 from glow.data.vectors import VectorData
 from glow.evaluation.vectors import Estimate, kl_divergence, log_prob, plot_density, plot_points
+from glow.flow import Flow
 from glow.precision import use_exact_float32
 from glow.randomness import generator
 from glow.sampling import Draw, image_grid, sample_images, sample_vectors
@@ -80,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def write_vectors(config: SampleRun, run: TrainRun, checkpoint: Path, output: Path) -> None:
-    """Write samples.npy, pictures of samples beside data and of the density, and samples.json with the KL divergence.
+    """Write samples.npy and samples.json; of a flow of data, pictures of samples and density, and the KL divergence
+    too.
 
     Raises:
         ValueError: for options that belong to images.
@@ -90,29 +92,37 @@ def write_vectors(config: SampleRun, run: TrainRun, checkpoint: Path, output: Pa
         if field.name in IMAGES_ALONE and given != plain:
             raise ValueError(f"{field.name}: {given}, but {checkpoint} is a flow of vectors: it belongs to images")
     flow = load_flow(checkpoint, weights=config.weights)
-    data = VectorData(run.vectors)
     samples = sample_vectors(flow, config.num_points, config.seed)
-    held_out = Estimate.of(log_prob(flow, data.held_out))
     description: dict[str, Any] = {
         "checkpoint": {"path": str(checkpoint), "step": read_state(checkpoint)["step"]},
         "weights": config.weights,
         "seed": config.seed,
         "num_points": config.num_points,
-        "held_out_log_prob": dataclasses.asdict(held_out),
     }
-    print(f"log p(x) of held-out vectors: {held_out}")
-    if data.density is not None:
-        points = data.density.sample(generator(run.vectors.seed, "kl", config.seed), config.num_kl_points)
-        kl = kl_divergence(flow, data.density, points)
-        description["kl"] = dataclasses.asdict(kl)
-        print(f"KL(data || flow): {kl}")
     output.mkdir(parents=True, exist_ok=True)
     np.save(output / "samples.npy", samples)
+    if run.target.source is None:
+        description |= compare_with_data(flow, samples, VectorData(run.vectors), config, output)
+    (output / "samples.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def compare_with_data(
+    flow: Flow, samples: np.ndarray, data: VectorData, config: SampleRun, output: Path
+) -> dict[str, Any]:
+    """Draw the pictures, and return what samples.json tells of held-out vectors and of the KL divergence."""
+    held_out = Estimate.of(log_prob(flow, data.held_out))
+    described = {"held_out_log_prob": dataclasses.asdict(held_out)}
+    print(f"log p(x) of held-out vectors: {held_out}")
+    if data.density is not None:
+        points = data.density.sample(generator(data.config.seed, "kl", config.seed), config.num_kl_points)
+        kl = kl_divergence(flow, data.density, points)
+        described["kl"] = dataclasses.asdict(kl)
+        print(f"KL(data || flow): {kl}")
     if flow.num_dims > 1:
         plot_points(data.points, samples).savefig(output / "samples.png", dpi=120)
     if flow.num_dims == 2:
         plot_density(flow, data.points, data.density).savefig(output / "density.png", dpi=120)
-    (output / "samples.json").write_text(json.dumps(description, indent=1) + "\n")
+    return described
 
 
 def draw(config: SampleRun, checkpoint: Path) -> Iterator[tuple[float, Tensor]]:

@@ -19,9 +19,7 @@ from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict
 from glow.data.loader import Share
 from glow.data.manifest import Dataset, Split, load_dataset
-from glow.flow import Flow, build_flow
 from glow.locking import locked
-from glow.model import Glow
 from glow.parallel.agreement import check_agreement
 from glow.parallel.build import lay_out
 from glow.parallel.placement import Placement, place
@@ -38,7 +36,7 @@ from glow.training.checkpoint import (
 )
 from glow.training.metrics import write_environment
 from glow.training.stop import StopRequest, forget_stop
-from glow.training.tasks import ImageTask, Task, VectorTask
+from glow.training.tasks import ImageTask, Model, TargetTask, Task, VectorTask
 from glow.training.trainer import Trainer
 
 LAUNCHER_ENGINES = {
@@ -64,6 +62,8 @@ def find_task(run: TrainRun) -> Task:
     Raises:
         ValueError: when the config contradicts the data.
     """
+    if run.target.source:
+        return TargetTask(run)
     if run.is_of_vectors:
         return VectorTask(run)
     dataset = load_dataset(run.data.path)
@@ -99,7 +99,7 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
     share = Share(placement.replica, placement.num_replicas)
     batches = task.train_batches(images_seen, share)
 
-    model = build_model(run, accelerator)
+    model = build_model(task, accelerator)
     if accelerator.is_main_process:
         describe(run, accelerator)
         describe_layout(run, model, accelerator, placement)
@@ -110,7 +110,7 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
         model.initialize(*(value.to(accelerator.device) for value in first.inputs))
         batches = itertools.chain([first], batches)
     layout = lay_out(model, run, placement, accelerator)
-    trainer = Trainer(layout, model.num_dims, run, accelerator, splits["train"])
+    trainer = Trainer(layout, model.num_dims, run, accelerator, splits["train"], task.scale)
     if latest:
         trainer.restore(latest)
         say(accelerator, f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}")
@@ -125,13 +125,11 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
     accelerator.end_training()
 
 
-def build_model(run: TrainRun, accelerator: Accelerator) -> Glow | Flow:
+def build_model(task: Task, accelerator: Accelerator) -> Model:
     """Build the whole model, with its first weights, on the device of this process."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.train.seed)
-        model = (build_flow(run.flow) if run.is_of_vectors else Glow(run.model)).to(accelerator.device)
-    if isinstance(model, Glow):
-        model.set_memory(run.memory, run.anchor_every or None)
+        torch.manual_seed(task.run.train.seed)
+        model = task.build_model().to(accelerator.device)
     set_compute_dtype(model, NETWORK_DTYPES[accelerator.mixed_precision])
     return model
 

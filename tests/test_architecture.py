@@ -15,6 +15,8 @@ LAYERS = [
     [
         "glow.model",
         "glow.flow",
+        "glow.targets",
+        "glow.elbo",
         "glow.steps",
         "glow.memory",
         "glow.cost",
@@ -28,6 +30,7 @@ LAYERS = [
         "glow.training",
         "glow.sampling",
         "glow.evaluation",
+        "glow.inference",
         "glow.importing",
         "glow.planning",
         "glow.measuring",
@@ -48,7 +51,7 @@ ONLY_IN = {
         "pipelines.benchmark",
     },
     "torch.utils.tensorboard": {"glow.training.metrics"},
-    "sklearn": {"glow.data.sources"},
+    "sklearn": {"glow.data.sources", "glow.data.tables"},
     "normflows": {"glow.benchmarking.peers"},
 }
 FILES = sorted([*Path("glow").rglob("*.py"), *Path("pipelines").rglob("*.py")])

@@ -16,6 +16,7 @@ from glow.config import (
     DemoRun,
     EvaluateRun,
     ImportRun,
+    InferRun,
     ModelConfig,
     PlanRun,
     PolicyRun,
@@ -55,14 +56,13 @@ def test_papers_configs_are_the_papers():
     assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
 
 
-def test_commands_of_the_readme_and_of_pages_beside_it_are_understood():
-    text = "".join(Path(name).read_text() for name in ("README.md", "docs/anomalies.md", "docs/policy.md")).replace(
-        "\\\n", " "
-    )
+def test_commands_of_the_readme_and_the_pages_beside_it_are_understood():
+    pages = ("README.md", "docs/anomalies.md", "docs/inference.md", "docs/policy.md")
+    text = "".join(Path(name).read_text() for name in pages).replace("\\\n", " ")
     commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
-    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun, "policy": PolicyRun}
-    classes |= {"benchmark": BenchmarkRun}
+    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun, "infer": InferRun}
+    classes |= {"benchmark": BenchmarkRun, "policy": PolicyRun}
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
         parse_config(classes[stage], shlex.split(arguments), stage, positional=stage == "import_checkpoint")
@@ -152,7 +152,7 @@ def test_config_from_dict_names_unknown_fields():
 
 
 @pytest.mark.parametrize(
-    "cls", [TrainRun, PlanRun, BenchmarkRun, PolicyRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun]
+    "cls", [TrainRun, InferRun, PlanRun, BenchmarkRun, PolicyRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun]
 )
 def test_help_explains_every_option(cls, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -33,7 +33,8 @@ class Planar(Bijector):
         super().__init__()
         self.w = nn.Parameter(torch.randn(num_dims))
         self.u = nn.Parameter(torch.zeros(num_dims))
-        self.b = nn.Parameter(torch.zeros(()))
+        # The plane goes through a random point; through 0, all planes of a flow would meet there.
+        self.b = nn.Parameter(-(self.w.detach() @ torch.randn(num_dims)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to latents."""

@@ -1,6 +1,6 @@
 """Configuration of every stage: frozen dataclasses, validated once; the field docstrings are the --help text."""
 
-from glow.config.data import DataConfig, VectorDataConfig
+from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
 from glow.config.fields import config_from_dict, config_to_dict, require
 from glow.config.model import FlowConfig, ModelConfig
 from glow.config.policy import LearnerConfig, PolicyRun
@@ -17,6 +17,7 @@ from glow.config.stages import (
 from glow.config.training import (
     PARALLEL_MODES,
     BenchmarkRun,
+    InferRun,
     OptimizerConfig,
     ParallelConfig,
     PlanRun,
@@ -34,6 +35,7 @@ __all__ = [
     "EvaluateRun",
     "FlowConfig",
     "ImportRun",
+    "InferRun",
     "LearnerConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -43,6 +45,7 @@ __all__ = [
     "PrepareRun",
     "SampleRun",
     "ScoreRun",
+    "TargetConfig",
     "TrainConfig",
     "TrainRun",
     "VectorDataConfig",

@@ -1,4 +1,4 @@
-"""What it is trained on: images, or vectors."""
+"""What it is trained on: images, vectors, or a log-density."""
 
 from __future__ import annotations
 
@@ -62,3 +62,40 @@ class VectorDataConfig:
         require(self.num_points is None or not self.fresh, "vectors.num_points", self.num_points, allowed)
         require(self.num_points is None or self.num_points >= 1, "vectors.num_points", self.num_points, "1 or more is")
         require(self.seed >= 0, "vectors.seed", self.seed, "0 or more is")
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """An unnormalised log-density to fit a flow to, in place of data."""
+
+    name: Literal["u1", "u2", "u3", "u4", "logistic"] | None = None
+    """One of the four energies of Rezende & Mohamed, in two dimensions; or the posterior of a logistic regression on
+    scikit-learn's breast cancer data, 30 standardised features and an intercept."""
+    function: str | None = None
+    """MODULE:FUNCTION, your own: a function of x, float [N, D], that returns log-densities [N], by torch. It needs
+    flow.num_dims, and is taken from the command line alone."""
+    prior_std: float | None = None
+    """Standard deviation of the prior of each coefficient of logistic. Default: 1."""
+    anneal_steps: int = 0
+    """Steps over which the log-density is multiplied by a factor that rises linearly from 0.01 to 1, so that no part of
+    it is left out too early. Default: none."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and the combination."""
+        allowed = "with target.name there is a function already: leave it out"
+        require(self.name is None or self.function is None, "target.function", self.function, allowed)
+        allowed = "MODULE:FUNCTION is"
+        parts = (self.function or "a:b").split(":")
+        require(len(parts) == 2 and all(parts), "target.function", self.function, allowed)
+        allowed = "it belongs to target.name logistic: leave it out"
+        require(self.prior_std is None or self.name == "logistic", "target.prior_std", self.prior_std, allowed)
+        allowed = "a number above 0 is"
+        require(self.prior_std is None or self.prior_std > 0, "target.prior_std", self.prior_std, allowed)
+        require(self.anneal_steps >= 0, "target.anneal_steps", self.anneal_steps, "0 or more is")
+        allowed = "it belongs to target.name or target.function: give one"
+        require(self.source is not None or not self.anneal_steps, "target.anneal_steps", self.anneal_steps, allowed)
+
+    @property
+    def source(self) -> str | None:
+        """Name or function; None where no target is given."""
+        return self.name or self.function

@@ -141,11 +141,16 @@ class FlowConfig:
     """An invertible linear map (LU-decomposed) in each layer."""
     base: Literal["standard", "learned"] = "standard"
     """Base density: standard normal, or a Gaussian with a learned mean and scale in each dimension."""
+    inverse: bool | None = None
+    """Turn planar, radial or mixture layers around: what is closed form for log-densities of data becomes so for
+    samples. Default: for a target, and not for data."""
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
         require(self.num_layers >= 1, "flow.num_layers", self.num_layers, "1 or more is")
         couplings = ("affine", "additive", "mixture")
+        allowed = "affine and additive couplings cost the same either way: leave it out"
+        require(self.inverse is None or self.kind not in ("affine", "additive"), "flow.inverse", self.inverse, allowed)
         for name, kinds in (
             ("hidden_channels", couplings),
             ("num_hidden_layers", couplings),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from glow.config.data import DataConfig, VectorDataConfig
+from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
 from glow.config.fields import require
 from glow.config.model import FlowConfig, ModelConfig
 
@@ -123,8 +123,8 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class TrainRun:
-    """Train a Glow on a prepared data set, or a flow on vectors. The same command again resumes from the last
-    checkpoint.
+    """Train a Glow on a prepared data set, or a flow on vectors or a target. The same command again resumes from the
+    last checkpoint.
     """
 
     output: str
@@ -143,6 +143,8 @@ class TrainRun:
     """Architecture of a flow of vectors, in place of model."""
     vectors: VectorDataConfig = field(default_factory=VectorDataConfig)
     """Vectors to train on, in place of data."""
+    target: TargetConfig = field(default_factory=TargetConfig)
+    """Log-density to fit a flow of vectors to, in place of data (python -m pipelines.infer)."""
     memory: Literal["stored", "checkpoint", "reversible"] = "stored"
     """What is kept for the backward pass: all; not what is inside coupling networks, which are computed again; or
     nothing of a flow step, whose input is rebuilt from its output."""
@@ -164,6 +166,10 @@ class TrainRun:
         require(
             self.num_processes is None or self.num_processes >= 1, "num_processes", self.num_processes, "1 or more is"
         )
+        if self.target.source:
+            require(self.vectors == VectorDataConfig(), "vectors", "its options", "with a target there is no data")
+            allowed = "with a target there are no batches of data to normalise"
+            require(self.flow.normalization != "batchnorm", "flow.normalization", "batchnorm", allowed)
         if self.is_of_vectors:
             for name, default in (("model", ModelConfig()), ("data", DataConfig())):
                 require(getattr(self, name) == default, name, "its options", f"{name} is of images, not of vectors")
@@ -171,17 +177,43 @@ class TrainRun:
             require(self.memory == "stored", "memory", self.memory, "for vectors stored alone is")
         else:
             for name, plain in (("flow", FlowConfig()), ("vectors", VectorDataConfig())):
-                require(getattr(self, name) == plain, name, "its options", "they belong to vectors.name: give that")
+                require(
+                    getattr(self, name) == plain,
+                    name,
+                    "its options",
+                    "they belong to vectors.name or a target: give one",
+                )
 
     @property
     def is_of_vectors(self) -> bool:
-        """Whether vectors are trained on, not images."""
-        return self.vectors.name is not None
+        """Whether the model is a flow of vectors, not a Glow of images."""
+        return self.vectors.name is not None or self.target.source is not None
 
     @property
     def source(self) -> str:
         """What messages call the training data."""
-        return self.vectors.path or self.vectors.name or self.data.path
+        return self.target.source or self.vectors.path or self.vectors.name or self.data.path
+
+
+@dataclass(frozen=True)
+class InferRun(TrainRun):
+    """Fit a flow to an unnormalised log-density (target) by the evidence lower bound, and report on the fit. The same
+    command again resumes from the last checkpoint.
+    """
+
+    num_samples: int = 100_000
+    """Samples of the fitted flow that the report is made of."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a target."""
+        super().__post_init__()
+        require(self.target.source is not None, "target.name", None, "give it, or target.function")
+        require(self.num_samples >= 2, "num_samples", self.num_samples, "2 or more is")
+
+    @property
+    def training(self) -> TrainRun:
+        """The options of train alone."""
+        return TrainRun(**{field.name: getattr(self, field.name) for field in fields(TrainRun)})
 
 
 @dataclass(frozen=True)

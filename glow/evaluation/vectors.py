@@ -89,9 +89,9 @@ def plot_density(flow: Flow, points: Array, density: Density | None, resolution:
     return figure
 
 
-def picture_of_points(points: Array, samples: Array) -> Array:
-    """Return ``plot_points`` as uint8 ``[H, W, 3]``."""
-    canvas = FigureCanvasAgg(plot_points(points, samples))
+def picture(figure: Figure) -> Array:
+    """Return a figure as uint8 ``[H, W, 3]``."""
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 

@@ -280,7 +280,10 @@ def load_flow(path: str | Path, which: str = "latest", weights: str = "ema") -> 
     if not run.is_of_vectors:
         raise ValueError(f"{checkpoint}: a Glow of images, not a flow of vectors")
     flow = build_flow(run.flow)
-    load_weights(flow, _read_weights(checkpoint, weights), checkpoint)
+    tensors = _read_weights(checkpoint, weights)
+    if run.target.source:  # what was trained is the bound, of which the flow is a part
+        tensors = {name.removeprefix("flow."): tensor for name, tensor in tensors.items()}
+    load_weights(flow, tensors, checkpoint)
     return flow.eval()
 
 
@@ -299,7 +302,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Pa
 def check_same_run(checkpoint: Path, new: TrainRun, data_sha256: str) -> None:
     """Raise a ValueError that names what a run cannot change on resuming: model, data and its order, optimiser."""
     if read_state(checkpoint)["data_sha256"] != data_sha256:
-        kind = "vectors" if new.is_of_vectors else "images"
+        kind = "target" if new.target.source else "vectors" if new.is_of_vectors else "images"
         raise ValueError(
             f"{new.source}: not the {kind} that the run in {new.output} was begun with (their sha256 differs); go on "
             "with those, or choose another output"
@@ -310,6 +313,7 @@ def check_same_run(checkpoint: Path, new: TrainRun, data_sha256: str) -> None:
             **{f"model.{key}": value for key, value in config_to_dict(run.model).items()},
             **{f"flow.{key}": value for key, value in config_to_dict(run.flow).items()},
             "vectors.fresh": run.vectors.fresh,
+            "target.anneal_steps": run.target.anneal_steps,
             "data.flip": run.data.flip,
             "data.shift": run.data.shift,
             "train.seed": run.train.seed,

@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +59,19 @@ class TrainingBatch(Protocol):
         """Return N."""
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What log-probabilities are told in: how keys of metrics end, the unit, and what a loss in bits/dim is in it."""
+
+    key: str
+    unit: str
+    of_loss: Callable[[float, int], float]  # loss and number of dimensions
+
+
+BITS_PER_DIM = Scale("bits_per_dim", "bits/dim", lambda loss, num_dims: loss)
+ELBO_NATS = Scale("elbo_nats", "nats", lambda loss, num_dims: -loss * num_dims * math.log(2))
+
+
 class TrainingDiverged(ValueError):
     """Loss or gradient is not finite any more."""
 
@@ -67,13 +81,23 @@ class Trainer:
     processes.
 
     The loss of a step is in bits/dim: the sum over the global batch divided by its size, whatever the number of
-    processes and microbatches. All that a resumed run needs goes through checkpoints; randomness is in the batches.
+    processes and microbatches. It is shown in the scale that is given.
+
+    All that a resumed run needs goes through checkpoints; randomness is in the batches.
     The checksum of ``data``, the split that is trained on, goes into checkpoints too, to tell whether it changed.
     """
 
     def __init__(
-        self, layout: Layout, num_dims: int, run: TrainRun, accelerator: Accelerator, data: Split | None = None
+        self,
+        layout: Layout,
+        num_dims: int,
+        run: TrainRun,
+        accelerator: Accelerator,
+        data: Split | None = None,
+        scale: Scale = BITS_PER_DIM,
     ) -> None:
+        self.num_dims = num_dims
+        self.scale = scale
         self.layout = layout
         self.model = model = layout.model
         self.data = data
@@ -155,18 +179,19 @@ class Trainer:
                 if last or self.step % train.log_every == 0:
                     values |= self._progress(grad_norm) | self._speed(self.step - since, busy_s, waited_s)
                     values |= self._drift()
-                    bar.set_postfix_str(f"{values['train/bits_per_dim']:.3f} bits/dim")
+                    bar.set_postfix_str(f"{values[f'train/{self.scale.key}']:.3f} {self.scale.unit}")
                     waited_s, busy_s, since = 0.0, 0.0, self.step
                 if last or self.step % train.validate_every == 0:
                     with self.ema.applied(self.model), _eval_mode(self.model):
                         if validation_batches:
-                            values["validation/bits_per_dim"] = score = self._validate(validation_batches())
+                            score = self._validate(validation_batches())
+                            values |= self._told("validation", score)
                         whole_model = self.layout.whole_model()
                         values |= preview(whole_model) if whole_model is not None else {}
                 if log and values:
                     log.write(self.step, values)
                 if is_main and score is not None:
-                    bar.write(f"step {self.step}: {_describe(values)}")
+                    bar.write(f"step {self.step}: {self._describe(values)}")
                 is_best = score is not None and score < self.best
                 if last or reason or is_best or self.step % train.checkpoint_every == 0:
                     self._save(saver, score)
@@ -254,7 +279,7 @@ class Trainer:
     def _progress(self, grad_norm: float) -> dict[str, Value]:
         """Return what the steps since the last line of the log came to, and begin anew."""
         mean = sum(self.losses_since_log) / len(self.losses_since_log)
-        values: dict[str, Value] = {"train/bits_per_dim": mean, "train/grad_norm": grad_norm, "train/lr": self.lr}
+        values = self._told("train", mean) | {"train/grad_norm": grad_norm, "train/lr": self.lr}
         values["images_seen"] = self.images_seen
         if not math.isfinite(grad_norm):  # an overflow
             del values["train/grad_norm"]
@@ -266,6 +291,15 @@ class Trainer:
             values["data/skipped"] = self.skipped_since_log
         self.losses_since_log, self.skipped_since_log = [], []
         return values
+
+    def _told(self, part: str, loss: float) -> dict[str, Value]:
+        """Return a loss in bits/dim as it is shown."""
+        return {f"{part}/{self.scale.key}": self.scale.of_loss(loss, self.num_dims)}
+
+    def _describe(self, values: Mapping[str, Value]) -> str:
+        shown = {part: values.get(f"{part}/{self.scale.key}") for part in ("train", "validation")}
+        parts = [f"{part} {value:.4f}" for part, value in shown.items() if value is not None]
+        return ", ".join(parts) + f" {self.scale.unit}"
 
     def _speed(self, steps: int, busy_s: float, waited_s: float) -> dict[str, Value]:
         """Return throughput, times a step, and memory; the wait is that of the slowest reader (a collective)."""
@@ -402,9 +436,3 @@ def _last_nonfinite_gradient(model: nn.Module) -> str | None:
     """Return the name of the deepest parameter with a non-finite gradient: those before it caught it from there."""
     names = [name for name, p in model.named_parameters() if p.grad is not None and not local(p.grad).isfinite().all()]
     return names[-1] if names else None
-
-
-def _describe(values: Mapping[str, Value]) -> str:
-    shown = ("train/bits_per_dim", "validation/bits_per_dim")
-    parts = [f"{name.removesuffix('/bits_per_dim')} {values[name]:.4f}" for name in shown if name in values]
-    return ", ".join(parts) + " bits/dim"
