@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from glow.bijectors.actnorm import ActNorm
 from glow.pixelwise import three_layers
 from glow.reuse import Reusing
-from glow.windows import num_columns, overlaps, windows
+from glow.windows import overlaps, windows
 
 PADDINGS = ("zeros", "indicator", "ones")
 
@@ -156,7 +156,7 @@ class CouplingNet(Network):
         size, dtype = (len(x), *x.shape[2:]), self.compute_dtype or x.dtype
         first, second, (last, last_bias, border) = self.reuse(partial(self._layers, dtype), dtype)
         rows = self._rows(x.to(dtype), context).flatten(0, 2)
-        output = overlaps(three_layers(rows, first, second, last).unflatten(0, size), len(last_bias)) + last_bias
+        output = overlaps(three_layers(rows, first, second, last).unflatten(0, size)) + last_bias
         if border is not None:
             output = output + F.linear(_border(output), border)
         return output.permute(0, 3, 1, 2)
@@ -175,13 +175,11 @@ class CouplingNet(Network):
         )
         num_channels = weight1.shape[1] - (self.conv1.padding == "indicator")
         # In the order of _rows.
-        within = weight1[:, :num_channels].permute(0, 2, 3, 1).flatten(1)
-        first = [F.pad(within, (0, num_columns(num_channels) - within.shape[1])), weight1[:, num_channels:].flatten(1)]
+        first = [weight1[:, :num_channels].permute(0, 2, 3, 1).flatten(1), weight1[:, num_channels:].flatten(1)]
         if self.context is not None:
             first.append(self.context.weight.to(dtype).flatten(1))
         # A pixel adds to its neighbours what it is multiplied by for them: the kernel turned by 180 degrees.
         last = weight3[:, : len(weight2)].flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
-        last = F.pad(last, (0, 0, 0, num_columns(len(bias3)) - len(last)))
         border = {"zeros": None, "ones": weight3.sum(1).flatten(1), "indicator": weight3[:, -1].flatten(1)}
         return (torch.cat(first, 1), bias1), (weight2.flatten(1), bias2), (last, bias3, border[self.conv3.padding])
 
@@ -241,4 +239,4 @@ def pad(x: Tensor, padding: str) -> Tensor:
 
 def _border(like: Tensor) -> Tensor:
     """Return the 3x3 windows of what is 0 inside ``like [N, H, W, C]`` and 1 outside: ``[1, H, W, 9]``."""
-    return 1 - windows(like.new_ones(1, *like.shape[1:3], 1))[..., :9]
+    return 1 - windows(like.new_ones(1, *like.shape[1:3], 1))
