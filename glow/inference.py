@@ -49,5 +49,5 @@ def _find(path: str) -> object:
     module, name = path.split(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise ValueError(f"target.function {path}: {error}") from error

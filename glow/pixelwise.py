@@ -79,5 +79,5 @@ def _blocks(rows: Tensor, width: int) -> Iterator[slice]:
     size = len(rows)
     if rows.device.type == "cpu" and rows.element_size() >= 4:  # products of halves are added up in one piece
         size = max(1, torch.get_num_threads() * BLOCK_BYTES // (width * rows.element_size()))
-    for start in range(0, len(rows), size):
+    for start in range(0, max(1, len(rows)), max(1, size)):
         yield slice(start, min(start + size, len(rows)))

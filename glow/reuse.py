@@ -14,6 +14,9 @@ Result = TypeVar("Result")
 class Reusing(nn.Module):
     """A module that may keep what it computes of its parameters, in eval mode and where no gradients are recorded.
 
+    It forgets all in training mode and where gradients are recorded: optimisers need that first, and those that are
+    fused change parameters without advancing their version.
+
     ``may_reuse`` is False where parameters change unseen: sharded ones are gathered again and again to one address.
     """
 
@@ -26,10 +29,10 @@ class Reusing(nn.Module):
     def reuse(self, compute: Callable[[], Result], *key: object) -> Result:
         """Return what ``compute`` gives, or gave before under the same key and with the same parameters."""
         if torch.is_grad_enabled() or self.training or not self.may_reuse:
+            self._kept = {}
             return compute()
-        # An in-place change of a parameter advances its version (load_state_dict, swap of averaged weights); fused
-        # optimisers do not, which is why nothing is kept in training mode, nor does writing through ``.data``. The
-        # aliases keep the memory from being reused at its address.
+        # Another in-place change advances the version (load_state_dict, swap of averaged weights), but for writing
+        # through ``.data``. The aliases keep the memory from being reused at its address.
         parameters = list(self.parameters())
         state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
         if self._kept_for[0] != state:

@@ -44,11 +44,12 @@ class Target(nn.Module):
             ValueError: when it is no tensor ``[N]``.
         """
         values = self.log_density(x)
-        if not isinstance(values, Tensor) or values.shape != x.shape[:1]:
-            got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        is_tensor = isinstance(values, Tensor)
+        if not is_tensor or values.shape != x.shape[:1] or not values.is_floating_point():
+            got = f"{list(values.shape)} of {values.dtype}" if is_tensor else type(values).__name__
             raise ValueError(
                 f"target {self.name}: returned {got} for x {list(x.shape)}; one log-density for each row is expected, "
-                f"a tensor [{len(x)}]"
+                f"a tensor [{len(x)}] of real numbers"
             )
         return values
 
@@ -61,10 +62,16 @@ class Target(nn.Module):
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             values = self(x)
-        if not values.requires_grad:
+        gradient = None
+        if values.requires_grad:
+            try:
+                (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+            except Exception as error:
+                raise ValueError(f"target {self.name}: its gradient fails: {error}") from error
+        if gradient is None:
             raise ValueError(f"target {self.name}: returned numbers without a gradient; compute them by torch, from x")
         _require_finite(values, "log-density", x, self.name)
-        _require_finite(torch.autograd.grad(values.sum(), x)[0], "gradient", x, self.name)
+        _require_finite(gradient, "gradient", x, self.name)
 
 
 def _require_finite(values: Tensor, what: str, x: Tensor, name: str) -> None:
@@ -78,7 +85,7 @@ def _require_finite(values: Tensor, what: str, x: Tensor, name: str) -> None:
 
 
 class FunctionTarget(Target):
-    """What a function ``[N, D] -> [N]`` returns.
+    """What a function ``[N, D] -> [N]`` returns; x is float32, whatever the precision that is asked for.
 
     Raises:
         ValueError: when it is no function.
@@ -98,9 +105,10 @@ class FunctionTarget(Target):
             ValueError: when it fails.
         """
         try:
-            return cast(Function, self.__dict__["function"])(x)
-        except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"target {self.name}: failed on x {list(x.shape)}: {error}") from error
+            values = cast(Function, self.__dict__["function"])(x.float())
+        except Exception as error:
+            raise ValueError(f"target {self.name}: failed on x {list(x.shape)} of torch.float32: {error}") from error
+        return values.to(x.dtype) if isinstance(values, Tensor) and values.is_floating_point() else values
 
 
 class Energy(Target):

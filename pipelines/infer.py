@@ -57,9 +57,13 @@ def report(checkpoint: Path, target: Target, config: InferRun) -> Path:
         **describe(draws, target),
     }
     output.mkdir(parents=True, exist_ok=True)
+    # The report is whole where posterior.json is there.
+    path, partial = output / "posterior.json", output / "posterior.json.partial"
+    path.unlink(missing_ok=True)
     np.save(output / "samples.npy", draws.samples.astype(np.float32))
     plot_posterior(draws, flow, target).savefig(output / "posterior.png", dpi=120)
-    (output / "posterior.json").write_text(json.dumps(described, indent=1) + "\n")
+    partial.write_text(json.dumps(described, indent=1, allow_nan=False) + "\n")
+    partial.replace(path)
     say(draws, described)
     print(output)
     return output

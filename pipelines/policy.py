@@ -51,7 +51,9 @@ def begin(run: PolicyRun, output: Path) -> None:
     path, options = output / "config.yaml", config_to_dict(run)
     if not path.exists():
         write_environment(output, torch.device("cpu"), 1)
-        path.write_text(yaml.safe_dump(options, sort_keys=False))
+        partial = output / "config.yaml.partial"
+        partial.write_text(yaml.safe_dump(options, sort_keys=False))
+        partial.replace(path)
     earlier, now = (flatten(values) for values in (yaml.safe_load(path.read_text()), options))
     for name, value in now.items():
         if earlier.get(name) != value and name != "output":

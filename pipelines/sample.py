@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             "num_images": config.num_images,
             "dtype": "float32",
         }
-        (output / "samples.json").write_text(json.dumps(description, indent=1) + "\n")
+        (output / "samples.json").write_text(json.dumps(description, indent=1, allow_nan=False) + "\n")
     print(output)
     return output
 
@@ -103,7 +103,7 @@ def write_vectors(config: SampleRun, run: TrainRun, checkpoint: Path, output: Pa
     np.save(output / "samples.npy", samples)
     if run.target.source is None:
         description |= compare_with_data(flow, samples, VectorData(run.vectors), config, output)
-    (output / "samples.json").write_text(json.dumps(description, indent=1) + "\n")
+    (output / "samples.json").write_text(json.dumps(description, indent=1, allow_nan=False) + "\n")
 
 
 def compare_with_data(

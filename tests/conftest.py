@@ -41,6 +41,14 @@ def write_images(folder: Path, count: int, shape: tuple[int, int, int] = (3, 8, 
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def autograd_without_threads() -> None:
+    """Let autograd start while there is no other device than the CPU: FakeTensorMode seems to be one, and with
+    threads for devices no forked process could make a backward pass.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 @pytest.fixture(autouse=True)
 def reset_accelerate() -> Iterator[Callable[[], None]]:
     """Accelerate keeps its state for the life of a process; each test begins without, and may ask for that again."""

@@ -18,6 +18,7 @@ from glow.bijectors.planar import Planar
 from glow.bijectors.radial import Radial
 from glow.bijectors.split import BorderTopPrior, Identity, SplitPrior, TopPrior
 from glow.bijectors.squeeze import Squeeze
+from glow.bijectors.step import FlowStep
 from glow.gated import GatedNet
 from glow.mlp import MLP
 from glow.nets import CouplingNet
@@ -80,6 +81,10 @@ BIJECTORS = {
     "top border": lambda: BorderTopPrior(4, "ones"),
     "squeeze": Squeeze,
     "composition": composition,
+    **{
+        f"step {name}": lambda make=make: FlowStep(ActNorm(4), make(4), AffineCoupling(CouplingNet(2, 8, 4)))
+        for name, make in PERMUTATIONS.items()
+    },
     "batch norm": lambda: BatchNorm(4),
     "inverse": lambda: Inverse(Composition(LUConv1x1(4), AdditiveCoupling(CouplingNet(2, 8, 2, actnorm=False)))),
 }

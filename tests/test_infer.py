@@ -71,6 +71,22 @@ def of_numpy(x):
     return torch.from_numpy(-np.square(x.detach().numpy()).sum(1))
 
 
+def apart(x):
+    return (x.detach() * torch.ones(2, requires_grad=True)).sum(1)
+
+
+def of_complex(x):
+    return x.sum(1).to(torch.complex64)
+
+
+def divided(x):
+    return x[:, 0] / (1 // 0)
+
+
+def of_matrices(x):
+    return -(x @ torch.eye(2) * x).sum(1)
+
+
 def of_three(x):
     return -(x @ torch.ones(3)).square()
 
@@ -384,20 +400,41 @@ def test_couplings_fit_the_energies_in_seconds(name, bound):
     assert fit(flow, Energy(name), 400, 0.01, 128, anneal_steps=100)["kl"]["nats"] < bound
 
 
+def test_function_gets_float32_in_the_report_too():
+    target = FunctionTarget("of_matrices", of_matrices, 2)
+    flow = build_flow(FlowConfig(2))
+    described = describe(draw(flow, target, noise_batches(2, 1000, 0)), target)
+    assert described["quadrature"]["log_normalizer_nats"] == pytest.approx(math.log(math.pi), abs=1e-4)
+
+
+def test_no_divergence_is_told_where_the_grid_is_too_coarse():
+    target = FunctionTarget("narrow", lambda x: -(x / torch.tensor([1.0, 1e-4])).square().sum(1), 2)
+    described = describe(draw(build_flow(FlowConfig(2)), target, noise_batches(2, 1000, 0)), target)
+    assert "kl" not in described
+    assert "quadrature" in described
+
+
 # What is refused
 
 
 @pytest.mark.parametrize(
     ("function", "num_dims", "message"),
     [
-        ("two_columns", 2, r"target test_infer:two_columns: returned \[32, 1\] for x \[32, 2\]; one log-density for"),
-        ("one_number", 2, r"test_infer:one_number: returned \[\] for x \[32, 2\]; .* a tensor \[32\]"),
+        (
+            "two_columns",
+            2,
+            r"target test_infer:two_columns: returned \[32, 1\] of torch.float32 for x \[32, 2\]; one log-density for",
+        ),
+        ("one_number", 2, r"test_infer:one_number: returned \[\] of torch.float32 for x \[32, 2\]; .* a tensor \[32\]"),
         ("a_number", 2, r"test_infer:a_number: returned float for x \[32, 2\]"),
         ("not_a_number", 2, r"not_a_number: log-density is NaN or infinite at \d+ of 32 points, first at \["),
         ("bounded", 2, r"bounded: log-density is NaN or infinite at \d+ of 32 points"),
         ("kink", 2, r"kink: gradient is NaN or infinite at 32 of 32 points"),
         ("of_numpy", 2, r"of_numpy: returned numbers without a gradient; compute them by torch"),
-        ("of_three", 2, r"of_three: failed on x \[32, 2\]: "),
+        ("apart", 2, r"apart: returned numbers without a gradient; compute them by torch, from x"),
+        ("of_complex", 2, r"of_complex: returned \[32\] of torch.complex64 .* of real numbers"),
+        ("divided", 2, r"divided: failed on x \[32, 2\] of torch.float32: integer division or modulo by zero"),
+        ("of_three", 2, r"of_three: failed on x \[32, 2\] of torch.float32: "),
         ("number", 2, r"test_infer:number: a int, not a function of x \[N, D\]"),
         ("missing", 2, r"target\.function test_infer:missing: module 'test_infer' has no attribute 'missing'"),
         ("correlated", None, r"flow\.num_dims is not set: give the numbers in an x of test_infer:correlated"),

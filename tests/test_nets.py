@@ -71,6 +71,11 @@ def test_layers_are_the_same_in_blocks(monkeypatch, block_bytes):
         assert torch.allclose(plainly(*arguments), in_blocks(*arguments))
 
 
+def test_no_rows_are_no_rows():
+    layers = [random(8, 5), random(8)], [random(8, 8), random(8)], random(3, 8)
+    assert three_layers(random(0, 5), *layers).shape == (0, 3)
+
+
 @pytest.mark.parametrize("actnorm", [True, False])
 @pytest.mark.parametrize("context_channels", [0, 4])
 @pytest.mark.parametrize("padding", ["zeros", "ones", "indicator"])
@@ -99,6 +104,13 @@ def test_matrices_of_a_network_are_never_stale():
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-2)
     net(x).square().sum().backward()
     optimizer.step()
+    assert is_current()
+    with torch.no_grad():
+        net(x)
+    fused = torch.optim.Adam(net.parameters(), lr=0.1, fused=True)  # does not advance versions
+    net.train()(x).square().sum().backward()
+    fused.step()
+    net.eval()
     assert is_current()
     with torch.no_grad():
         exact = net(x)

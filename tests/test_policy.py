@@ -370,3 +370,17 @@ def test_one_policy_may_be_trained_alone(tmp_path):
 def test_impossible_options_are_errors_that_name_the_field(cls, values, message):
     with pytest.raises(ValueError, match=message):
         cls(**values)
+
+
+@pytest.mark.parametrize(
+    ("shares", "what"),
+    [((0.5, 0.45), "both"), ((0.04, 0.9), "one"), ((0.9, 0.0), "one"), ((0.0, 0.0), "mean"), ((0.3, 0.4), "mean")],
+)
+def test_what_a_policy_settled_on(shares, what):
+    left, right = shares
+
+    class Played:
+        def first_shares(self):
+            return {"left": left, "right": right, "between": 1 - left - right}
+
+    assert settled_on(Played()) == what

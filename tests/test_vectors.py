@@ -218,7 +218,7 @@ def test_estimate_tells_mean_and_standard_error():
             [],
             r"x\.npy: not a \.npy file of vectors: not one array of real numbers, \[N, D\], but \(20,\)",
         ),
-        (np.zeros((1, 2)), [], r"\[1, 2\]: two vectors or more"),
+        (np.zeros((1, 2)), [], r"\[1, 2\]: four vectors or more"),
         (np.array(["a", "b"])[:, None], [], r"x\.npy: not a \.npy file of vectors"),
     ],
 )

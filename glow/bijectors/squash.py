@@ -26,4 +26,6 @@ class Squash(Bijector):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map latents to data."""
-        return torch.tanh(z), sum_per_example(2 * (math.log(2) - z - F.softplus(-2 * z)))
+        # Rounding may not leave the open interval.
+        limit = 1 - torch.finfo(z.dtype).eps
+        return torch.tanh(z).clamp(-limit, limit), sum_per_example(2 * (math.log(2) - z - F.softplus(-2 * z)))

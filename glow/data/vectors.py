@@ -46,7 +46,7 @@ class VectorData:
         held_out: Others.
 
     Raises:
-        ValueError: for a file that is no array of finite vectors, or of fewer than two.
+        ValueError: for a file that is no array of finite vectors, or of fewer than four.
     """
 
     def __init__(self, config: VectorDataConfig) -> None:
@@ -56,7 +56,7 @@ class VectorData:
             assert config.path is not None
             points = read_points(Path(config.path))
             points = points[generator(config.seed, "split").permutation(len(points))]
-            num_held_out = max(1, len(points) // 10)
+            num_held_out = max(2, len(points) // 10)
             self.held_out, self.points = points[:num_held_out], points[num_held_out:]
         else:
             self.points = self._draw("points", config.num_points or NUM_POINTS)
@@ -128,7 +128,7 @@ def read_points(path: Path) -> np.ndarray:
     """Read the vectors of a .npy file, as float32 ``[N, D]``.
 
     Raises:
-        ValueError: when it is none, has another number of dimensions, fewer than two vectors, or NaN or infinities.
+        ValueError: when it is none, has another number of dimensions, fewer than four vectors, or NaN or infinities.
     """
     try:
         points = np.load(path)
@@ -137,8 +137,8 @@ def read_points(path: Path) -> np.ndarray:
         points = np.ascontiguousarray(points.astype(np.float32))
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise ValueError(f"{path}: not a .npy file of vectors: {error}") from error
-    if len(points) < 2 or points.shape[1] < 1:
-        raise ValueError(f"{path}: {list(points.shape)}: two vectors or more of one number or more are needed")
+    if len(points) < 4 or points.shape[1] < 1:
+        raise ValueError(f"{path}: {list(points.shape)}: four vectors or more of one number or more are needed")
     broken = np.flatnonzero(~np.isfinite(points).all(1))
     if len(broken):
         raise ValueError(

@@ -19,6 +19,7 @@ from glow.randomness import generator
 from glow.targets import Target
 
 MAX_PANELS = 36
+MAX_GRID_ERROR = 0.01  # nats, between a grid and one of half the resolution
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,19 @@ def grid_of(target: Target, draws: Draws, resolution: int = 1000) -> Grid:
 
 @torch.no_grad()
 def on_grid(target: Target, low: Array, high: Array, resolution: int) -> Array:
-    """Return the log-density of a target at the midpoints of the cells of a rectangle, ``[n, n]``."""
+    """Return the log-density of a target at the midpoints of the cells of a rectangle, ``[n, n]``; -inf is allowed.
+
+    Raises:
+        ValueError: when it is NaN somewhere.
+    """
     exact, device = _exact(target), target.origin.device
-    batches = torch.from_numpy(_midpoints(low, high, resolution)).split(BATCH_SIZE)
-    values = torch.cat([exact(batch.to(device)).double().cpu() for batch in batches])
+    points = torch.from_numpy(_midpoints(low, high, resolution))
+    values = torch.cat([exact(batch.to(device)).double().cpu() for batch in points.split(BATCH_SIZE)])
+    if values.isnan().any():
+        first = points[values.isnan()][0].numpy().round(3).tolist()
+        raise ValueError(
+            f"target {target.name}: NaN at {int(values.isnan().sum())} of {len(values)} points, as {first}"
+        )
     return values.numpy().reshape(resolution, resolution)
 
 
@@ -171,14 +181,18 @@ def describe(draws: Draws, target: Target) -> dict[str, Any]:
     }
     if target.num_dims == 2:
         grid, elbo = grid_of(target, draws), draws.elbo
+        coarse = Grid(grid.low, grid.high, on_grid(target, grid.low, grid.high, len(grid.log_density) // 2))
         described["quadrature"] = {
             "log_normalizer_nats": grid.log_normalizer,
+            "coarse_log_normalizer_nats": coarse.log_normalizer,
             "low": grid.low.tolist(),
             "high": grid.high.tolist(),
             "edge_mass": grid.edge,
         }
-        kl = Estimate(grid.log_normalizer - elbo.nats, elbo.standard_error, elbo.num_points)
-        described["kl"] = asdict(kl)
+        # Cells may be too large for the target: then there is no telling.
+        if abs(grid.log_normalizer - coarse.log_normalizer) < MAX_GRID_ERROR:
+            kl = Estimate(grid.log_normalizer - elbo.nats, elbo.standard_error, elbo.num_points)
+            described["kl"] = asdict(kl)
     return described | {
         "dimensions": [
             _describe_dimension(name, x) for name, x in zip(target.dimensions, draws.samples.T, strict=True)

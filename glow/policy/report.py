@@ -72,7 +72,7 @@ def settled_on(episodes: Episodes) -> str:
     """Say what the first action is: ``both`` ways, ``one`` of them, or the ``mean``, where it often goes between."""
     shares = episodes.first_shares()
     rarer = min(shares["left"], shares["right"])
-    if rarer < LOST:
+    if rarer < LOST and shares["between"] <= FEW + LOST:
         return "one"
     return "both" if rarer >= KEPT and shares["between"] <= FEW else "mean"
 
