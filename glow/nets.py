@@ -14,8 +14,6 @@ from glow.pixelwise import three_layers
 from glow.reuse import Reusing
 from glow.windows import overlaps, windows
 
-PADDINGS = ("zeros", "indicator", "ones")
-
 _LastLayer = tuple[Tensor, Tensor, Tensor | None]
 
 

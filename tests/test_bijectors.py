@@ -1,6 +1,5 @@
 """Every bijector passes one check, at initialisation and after its parameters moved."""
 
-import copy
 from functools import partial
 
 import pytest
@@ -10,7 +9,7 @@ from conftest import perturb
 from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Composition, Inverse
 from glow.bijectors.batchnorm import BatchNorm
-from glow.bijectors.conv1x1 import PERMUTATIONS, LUConv1x1, OrthogonalConv1x1, PlainConv1x1
+from glow.bijectors.conv1x1 import PERMUTATIONS, LUConv1x1, OrthogonalConv1x1
 from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling
 from glow.bijectors.mask import ChannelMask, CheckerboardMask
 from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
@@ -302,76 +301,6 @@ def test_actnorm_is_not_initialised_again_after_loading():
     target(examples(8, seed=5))
     assert torch.equal(target.bias, source.bias)
     assert torch.equal(target.log_scale, source.log_scale)
-
-
-def test_lu_weight_equals_plain_weight_at_initialisation():
-    torch.manual_seed(3)
-    lu = LUConv1x1(12).double()
-    torch.manual_seed(3)
-    plain = PlainConv1x1(12).double()
-    assert torch.allclose(lu.weight(), plain.weight(), atol=1e-6)
-    assert abs(plain.log_abs_det()) < 1e-5
-
-
-def test_permutation_and_signs_are_no_parameters():
-    lu = LUConv1x1(4)
-    assert {name for name, _ in lu.named_parameters()} == {"lower", "upper", "log_s"}
-    assert {name for name, _ in lu.named_buffers()} == {"permutation", "sign"}
-
-
-@pytest.mark.parametrize("name", ["lu", "plain", "orthogonal"])
-def test_cached_inverse_is_never_stale(name):
-    conv, other = build(name, 0.2).eval(), build(name, 0.2)
-    perturb(other, 0.5, seed=9)
-    x = examples(2)
-
-    def round_trips():
-        with torch.no_grad():
-            return (conv.inverse(conv(x)[0])[0] - x).abs().max() < 1e-9
-
-    assert round_trips()
-    conv.load_state_dict(other.state_dict())
-    assert round_trips()
-    optimizer = torch.optim.SGD(conv.parameters(), lr=1e-3)
-    conv(x)[0].square().sum().backward()
-    optimizer.step()
-    assert round_trips()
-    for parameter in conv.parameters():
-        parameter.data = parameter.data + 0.1
-    assert round_trips()
-    twin = copy.deepcopy(conv)
-    perturb(conv, 0.3, seed=4)
-    assert round_trips()
-    conv = twin
-    assert round_trips()
-
-
-def test_inverse_weight_is_kept_in_eval_mode_alone():
-    conv = build("lu", 0.2).train()
-    with torch.no_grad():
-        # In training mode nothing can be stale, whatever an optimiser does.
-        assert conv.inverse_weight() is not conv.inverse_weight()
-        assert conv.eval().inverse_weight() is conv.inverse_weight()
-        conv.may_reuse = False
-        assert conv.inverse_weight() is not conv.inverse_weight()
-    conv.may_reuse = True
-    assert conv.inverse_weight() is not conv.inverse_weight()
-
-
-def test_inverse_is_differentiable():
-    conv, z = build("lu", 0.2), examples(2)
-    conv.inverse(z)[0].sum().backward()
-    assert conv.lower.grad.abs().sum() > 0
-
-
-def test_inverse_weight_is_computed_in_float64():
-    torch.manual_seed(0)
-    conv = LUConv1x1(96)
-    with torch.no_grad():
-        conv.log_s[:48] -= 3
-        error = conv._inverse_weight().double() @ conv.weight().double() - torch.eye(96)
-        single = torch.linalg.inv(conv.weight()).double() @ conv.weight().double() - torch.eye(96)
-    assert error.abs().max() < single.abs().max()
 
 
 def test_log_scale_of_affine_coupling_does_not_underflow():

@@ -13,6 +13,7 @@ from glow.config import OptimizerConfig, ParallelConfig, TrainConfig, TrainRun
 from glow.model import Glow
 from glow.parallel.build import lay_out
 from glow.parallel.placement import place
+from glow.reuse import Reusing
 from glow.training.trainer import Trainer, _eval_mode
 
 MEMORY = {
@@ -72,6 +73,8 @@ def five_steps(parallel, memory_modes, dtype="float64", batch_size=BATCH_SIZE):
 
         model.initialize(*part(0).inputs)
         layout = lay_out(model, run, placement, accelerator)
+        if parallel.get("mode") in ("fsdp", "hsdp"):  # what is gathered anew has no new version
+            assert not any(module.may_reuse for module in layout.model.modules() if isinstance(module, Reusing))
         trainer = Trainer(layout, model.num_dims, run, accelerator)
         # One by one: replicas have not equally many.
         held_out = [Part(one) for one in zip(*(v.split(1) for v in part(10, 7).inputs), strict=True)]

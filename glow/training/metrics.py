@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,19 @@ from torch.utils.tensorboard import SummaryWriter
 METRICS_FILE = "metrics.jsonl"
 
 Value = float | np.ndarray | list[str]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What log-probabilities are told in: how keys of metrics end, the unit, and what a loss in bits/dim is in it."""
+
+    key: str
+    unit: str
+    of_loss: Callable[[float, int], float]  # loss and number of dimensions
+
+
+BITS_PER_DIM = Scale("bits_per_dim", "bits/dim", lambda loss, num_dims: loss)
+ELBO_NATS = Scale("elbo_nats", "nats", lambda loss, num_dims: -loss * num_dims * math.log(2))
 
 
 class MetricsLog:

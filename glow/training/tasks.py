@@ -26,7 +26,8 @@ from glow.groups import group_size
 from glow.inference import build_target, fingerprint
 from glow.model import Glow
 from glow.sampling import Draw, image_grid, sample_images, sample_vectors
-from glow.training.trainer import BITS_PER_DIM, ELBO_NATS, Scale, TrainingBatch
+from glow.training.metrics import BITS_PER_DIM, ELBO_NATS, Scale
+from glow.training.trainer import TrainingBatch
 
 Model = Glow | Flow | Elbo
 Batches = Callable[[], Iterable[TrainingBatch]]

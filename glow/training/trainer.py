@@ -7,7 +7,6 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +22,7 @@ from glow.data.manifest import Split
 from glow.memory import drift_of
 from glow.parallel.agreement import check_agreement
 from glow.parallel.layout import Layout, microbatches
-from glow.parallel.tensors import local, local_gradients
+from glow.parallel.tensors import local_gradients
 from glow.training.checkpoint import (
     BackgroundSaver,
     CheckpointManager,
@@ -33,9 +32,10 @@ from glow.training.checkpoint import (
     read_state,
     read_tensors,
 )
+from glow.training.diagnosis import first_nonfinite_module, last_nonfinite_gradient
 from glow.training.ema import EMA
 from glow.training.loss_scale import LossScale
-from glow.training.metrics import MetricsLog, Value
+from glow.training.metrics import BITS_PER_DIM, MetricsLog, Scale, Value
 from glow.training.schedule import build_optimizer, learning_rate
 from glow.training.stop import StopRequest, record_stop, remove_stop_file
 
@@ -57,19 +57,6 @@ class TrainingBatch(Protocol):
 
     def __len__(self) -> int:
         """Return N."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What log-probabilities are told in: how keys of metrics end, the unit, and what a loss in bits/dim is in it."""
-
-    key: str
-    unit: str
-    of_loss: Callable[[float, int], float]  # loss and number of dimensions
-
-
-BITS_PER_DIM = Scale("bits_per_dim", "bits/dim", lambda loss, num_dims: loss)
-ELBO_NATS = Scale("elbo_nats", "nats", lambda loss, num_dims: -loss * num_dims * math.log(2))
 
 
 class TrainingDiverged(ValueError):
@@ -369,7 +356,7 @@ class Trainer:
     def _diagnosis(self, batch: TrainingBatch, loss: float, norm: float) -> str:
         size = self.run.train.microbatch_size or len(batch)
         parts = [part for part, _ in microbatches([v.to(self.accelerator.device) for v in batch.inputs], size)]
-        where = _first_nonfinite_module(self.layout, parts) or _last_nonfinite_gradient(self.model) or "another process"
+        where = first_nonfinite_module(self.layout, parts) or last_nonfinite_gradient(self.model) or "another process"
         latest = self.checkpoints.latest()
         return (
             f"step {self.step + 1}: loss {loss}, gradient norm {norm}, first seen in {where}; nothing was updated. "
@@ -401,38 +388,3 @@ def _peak_memory_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-@torch.no_grad()
-def _first_nonfinite_module(layout: Layout, inputs: Iterable[list[Tensor]]) -> str | None:
-    """Run the model once more (a collective) and return the name of the first innermost module that makes of finite
-    tensors others.
-    """
-    found: list[str] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-            outputs = output if isinstance(output, tuple | list) else (output,)
-            if _are_finite(args) and not _are_finite(outputs):
-                found.append(name)
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in layout.model.named_modules() if name]
-    try:
-        for microbatch, _ in layout.in_step(inputs):
-            layout.log_prob(microbatch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else None
-
-
-def _are_finite(values: Iterable[object]) -> bool:
-    return all(value.isfinite().all() for value in values if isinstance(value, Tensor))
-
-
-def _last_nonfinite_gradient(model: nn.Module) -> str | None:
-    """Return the name of the deepest parameter with a non-finite gradient: those before it caught it from there."""
-    names = [name for name, p in model.named_parameters() if p.grad is not None and not local(p.grad).isfinite().all()]
-    return names[-1] if names else None
