@@ -58,7 +58,7 @@ class NormalizedConv2d(nn.Module):
             assert self.bias is not None
             return self.weight, self.bias
         scale = self.actnorm.log_scale.exp()
-        return self.weight * scale[:, None, None, None], self.actnorm.bias * scale
+        return self.weight * scale.view(-1, 1, 1, 1), self.actnorm.bias * scale
 
 
 class ZeroConv2d(nn.Module):
@@ -82,7 +82,7 @@ class ZeroConv2d(nn.Module):
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias of the convolution that does it all."""
         scale = (3 * self.log_scale).exp()
-        return self.weight * scale[:, None, None, None], self.bias * scale
+        return self.weight * scale.view(-1, 1, 1, 1), self.bias * scale
 
 
 class Network(Reusing):

@@ -25,15 +25,20 @@ class Reusing(nn.Module):
         self.may_reuse = True
         self._kept: dict[tuple[object, ...], Any] = {}
         self._kept_for: tuple[list[tuple[int, int]], list[Tensor]] = ([], [])
+        self._owned: list[dict[str, nn.Parameter | None]] = []
 
     def reuse(self, compute: Callable[[], Result], *key: object) -> Result:
         """Return what ``compute`` gives, or gave before under the same key and with the same parameters."""
+        if torch.compiler.is_compiling():
+            return compute()
         if torch.is_grad_enabled() or self.training or not self.may_reuse:
             self._kept = {}
             return compute()
         # Another in-place change advances the version (load_state_dict, swap of averaged weights), but for writing
         # through ``.data``. The aliases keep the memory from being reused at its address.
-        parameters = list(self.parameters())
+        if not self._owned:  # going through all modules takes as long as a small layer
+            self._owned = [module._parameters for module in self.modules()]
+        parameters = [parameter for owned in self._owned for parameter in owned.values() if parameter is not None]
         state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
         if self._kept_for[0] != state:
             self._kept, self._kept_for = {}, (state, [parameter.detach() for parameter in parameters])

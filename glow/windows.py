@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glow.operators import operator
+
 
 def windows(x: Tensor) -> Tensor:
     """Return the 3x3 windows around all pixels of ``[N, H, W, C]``, with a border of zeros: ``[N, H, W, 9 C]``.
@@ -22,24 +24,28 @@ def overlaps(x: Tensor) -> Tensor:
     return _Overlaps.apply(x)
 
 
+@operator("windows(Tensor x) -> Tensor", lambda x: x.new_empty(*x.shape[:3], 9 * x.shape[3]))
 def _take(x: Tensor) -> Tensor:
     height, width, channels = x.shape[1:]
     padded = F.pad(x, (0, 0, 1, 1, 1, 1)).contiguous()
     image, row, pixel, _ = padded.stride()
     # A row of a window is contiguous.
-    return padded.as_strided((len(x), height, width, 3, 3 * channels), (image, row, pixel, row, 1)).flatten(3)
+    return (
+        padded.as_strided((len(x), height, width, 3, 3 * channels), (image, row, pixel, row, 1)).contiguous().flatten(3)
+    )
 
 
+@operator("overlaps(Tensor x) -> Tensor", lambda x: x.new_empty(*x.shape[:3], x.shape[3] // 9))
 def _add_up(x: Tensor) -> Tensor:
     # Rows of windows first, then the pixels in them: fewer passes than one for each of the nine.
-    rows = x.unflatten(3, (3, -1))
-    total = rows[:, :, :, 1].clone(memory_format=torch.contiguous_format)
-    total[:, :-1] += rows[:, 1:, :, 0]
-    total[:, 1:] += rows[:, :-1, :, 2]
-    columns = total.unflatten(3, (3, -1))
-    total = columns[:, :, :, 1].clone(memory_format=torch.contiguous_format)
-    total[:, :, :-1] += columns[:, :, 1:, 0]
-    total[:, :, 1:] += columns[:, :, :-1, 2]
+    above, middle, below = x.unflatten(3, (3, -1)).unbind(3)
+    total = middle.clone(memory_format=torch.contiguous_format)
+    total[:, :-1].add_(above[:, 1:])
+    total[:, 1:].add_(below[:, :-1])
+    left, middle, right = total.unflatten(3, (3, -1)).unbind(3)
+    total = middle.clone(memory_format=torch.contiguous_format)
+    total[:, :, :-1].add_(left[:, :, 1:])
+    total[:, :, 1:].add_(right[:, :, :-1])
     return total
 
 

@@ -192,6 +192,7 @@ def describe_model(run: BenchmarkRun) -> str:
     return (
         f"L {model.num_levels}, K {model.num_steps_per_level}, width {model.hidden_channels}, {model.coupling}; "
         f"{train.batch_size} images of {'x'.join(map(str, model.image_shape))}, {run.memory}"
+        f"{', compiled' if run.compile else ''}"
     )
 
 

@@ -101,4 +101,4 @@ class Inverse(Bijector):
 
 def sum_per_example(values: Tensor) -> Tensor:
     """Sum over all dimensions but the first: ``[N, ...] -> [N]``."""
-    return values.flatten(1).sum(1)
+    return values.sum(tuple(range(1, values.dim())))

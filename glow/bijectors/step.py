@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Bijector, Composition
 from glow.bijectors.conv1x1 import Conv1x1, affine
+from glow.reuse import Reusing
+
+Map = tuple[Tensor, Tensor]
 
 
-class FlowStep(Composition):
+class FlowStep(Composition, Reusing):
     """ActNorm, mixing of the channels, coupling.
 
     Source: Kingma & Dhariwal 2018, table 1.
@@ -21,23 +25,36 @@ class FlowStep(Composition):
         super().__init__(actnorm, mixing, coupling)
         if isinstance(mixing, Conv1x1):
             # Parameters keep the names that they have in the three.
-            self._parts: Sequence[Bijector] = (_NormalizedConv1x1(actnorm, mixing), coupling)
+            self._parts: Sequence[Bijector] = (_NormalizedConv1x1(actnorm, mixing, self.reuse), coupling)
         else:
             self._parts = (actnorm, mixing, coupling)
+        self.compiled: Callable[[FlowStep, Tensor, Tensor | None], tuple[Tensor, Tensor]] | None = None
 
     @property
     def parts(self) -> Sequence[Bijector]:
         """Return what is applied, first to last."""
         return self._parts
 
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        if self.compiled is not None and torch.is_grad_enabled() and x.requires_grad:
+            return self.compiled(self, x, context)
+        return super().forward(x, context)
+
+    def apply_parts(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map data to latents, laid out as channels last: what is compiled."""
+        z, logdet = super().forward(x, context)
+        return z.contiguous(memory_format=torch.channels_last), logdet
+
 
 class _NormalizedConv1x1(Bijector):
     """``z = W (x + bias) * exp(log_scale)``: one product and one addition for each pixel of ``[N, C, H, W]``."""
 
-    def __init__(self, actnorm: ActNorm, conv: Conv1x1) -> None:
+    def __init__(self, actnorm: ActNorm, conv: Conv1x1, reuse: Callable[[Callable[[], Map]], Map]) -> None:
         super().__init__()
         self.actnorm = actnorm
         self.conv = conv
+        self.reuse = reuse
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to latents."""
@@ -55,5 +72,8 @@ class _NormalizedConv1x1(Bijector):
     def invert(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Map latents to data, without the log-determinant."""
         self.actnorm.check()
-        matrix = self.conv.inverse_weight() * (-self.actnorm.log_scale).exp()[:, None]
-        return affine(z, matrix, -self.actnorm.bias)
+        return affine(z, *self.reuse(self._inverse_map))
+
+    def _inverse_map(self) -> Map:
+        """Return matrix and offset."""
+        return self.conv.inverse_weight() * (-self.actnorm.log_scale).exp()[:, None], -self.actnorm.bias

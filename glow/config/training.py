@@ -148,6 +148,9 @@ class TrainRun:
     memory: Literal["stored", "checkpoint", "reversible"] = "stored"
     """What is kept for the backward pass: all; not what is inside coupling networks, which are computed again; or
     nothing of a flow step, whose input is rebuilt from its output."""
+    compile: bool = False
+    """Train with flow steps compiled by torch.compile: faster, but for the first step, which takes a minute longer. It
+    needs a C++ compiler, memory stored and parallel.mode ddp."""
     anchor_every: int = 8
     """Flow steps after which reversible keeps a state nevertheless, so that rounding does not add up; 0: only where a
     level ends."""
@@ -170,7 +173,11 @@ class TrainRun:
             require(self.vectors == VectorDataConfig(), "vectors", "its options", "with a target there is no data")
             allowed = "with a target there are no batches of data to normalise"
             require(self.flow.normalization != "batchnorm", "flow.normalization", "batchnorm", allowed)
+        if self.compile:
+            require(self.memory == "stored", "memory", self.memory, "with compile stored alone is")
+            require(self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, "with compile ddp alone is")
         if self.is_of_vectors:
+            require(not self.compile, "compile", True, "it is for models of images")
             for name, default in (("model", ModelConfig()), ("data", DataConfig())):
                 require(getattr(self, name) == default, name, "its options", f"{name} is of images, not of vectors")
             require(self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, "for vectors ddp alone is")

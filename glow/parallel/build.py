@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
 
+from glow.compiling import compile_steps
 from glow.config import TrainRun
 from glow.cost import cut, unit_costs
 from glow.model import Glow
@@ -34,4 +35,6 @@ def lay_out(model: nn.Module, run: TrainRun, placement: Placement, accelerator: 
     if config.mode != "ddp" and accelerator.num_processes > 1:
         assert isinstance(model, Glow)
         return Sharded(model, placement, accelerator, run)
+    if run.compile:
+        compile_steps(model)
     return Replicated(model, placement, accelerator, config.reduce_dtype)
