@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from glow.operators import operator
 
-BLOCK_BYTES = 1 << 20  # of a hidden layer for each thread: products of fewer rows are slower, more do not stay in caches
+# Of a hidden layer for each thread: products of fewer rows are slower, more rows do not stay in the caches.
+BLOCK_BYTES = 1 << 20
 
 
 def three_layers(rows: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], last: Tensor) -> Tensor:

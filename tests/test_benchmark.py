@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from conftest import perturb, random_inputs, tiny_config
+from conftest import perturb, random_inputs, tiny_config, tiny_glow
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from glow.benchmarking import limits as limits_module
@@ -211,6 +212,33 @@ def test_arithmetic_of_a_step_is_in_products_of_matrices():
     flops = counter.get_flop_counts()["Global"]
     products = flops[torch.ops.aten.mm] + flops[torch.ops.aten.addmm]
     assert products > 0.95 * sum(flops.values())
+
+
+class Operations(TorchDispatchMode):
+    """Lists what torch does."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_decoding_again_computes_nothing_of_parameters_alone():
+    counts = {}
+    for steps in (2, 4):
+        model = tiny_glow(torch.float32, num_levels=1, num_steps_per_level=steps)
+        noise = torch.randn(1, model.num_dims)
+        with torch.no_grad():
+            model.sample(noise, 1.0)
+            with Operations() as operations:
+                model.sample(noise, 1.0)
+        assert not any("linalg" in name for name in operations.names)
+        counts[steps] = len(operations.names)
+    # Of a flow step; the first time it takes more than twice as many.
+    assert (counts[4] - counts[2]) / 2 <= 60
 
 
 def test_reversible_takes_a_fifth_of_the_memory_of_stored_at_32_steps():

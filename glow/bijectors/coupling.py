@@ -91,8 +91,8 @@ class AffineCoupling(Coupling):
     def inverse_transform(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift back."""
         shift, h = parameters.chunk(2, dim=1)
-        log_scale = self.log_scale(h)
-        return z * (-log_scale).exp() - shift, -log_scale
+        log_inverse_scale = -self.log_scale(h)
+        return z * log_inverse_scale.exp() - shift, log_inverse_scale
 
 
 class AdditiveCoupling(Coupling):
