@@ -20,6 +20,7 @@ from pipelines import train
 # The compiler's own.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
