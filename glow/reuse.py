@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ Result = TypeVar("Result")
 class Reusing(nn.Module):
     """A module that may keep what it computes of its parameters, in eval mode and where no gradients are recorded.
 
-    It forgets all in training mode and where gradients are recorded: optimisers need that first, and those that are
-    fused change parameters without advancing their version.
+    Optimisers that are fused change parameters without advancing their version. But before they can, gradients are
+    recorded, mostly in training mode: ``train``, ``reuse`` and ``forget`` take that as a sign to forget all.
+    Parameters may be put in the place of others, but not modules, once something was kept.
 
     ``may_reuse`` is False where parameters change unseen: sharded ones are gathered again and again to one address.
     """
@@ -26,6 +27,16 @@ class Reusing(nn.Module):
         self._kept: dict[tuple[object, ...], Any] = {}
         self._kept_for: tuple[list[tuple[int, int]], list[Tensor]] = ([], [])
         self._owned: list[dict[str, nn.Parameter | None]] = []
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, or eval mode."""
+        self._kept = {}
+        return super().train(mode)
+
+    def forget(self) -> None:
+        """Keep nothing of what was computed before, where gradients are recorded."""
+        if torch.is_grad_enabled():
+            self._kept = {}
 
     def reuse(self, compute: Callable[[], Result], *key: object) -> Result:
         """Return what ``compute`` gives, or gave before under the same key and with the same parameters."""

@@ -142,7 +142,7 @@ def build_contestants(
     ours.initialize(*inputs)
     contestants = {"ours": contestant(ours, run, accelerator, batches)}
     if run.against is not None and run.against != "normflows":
-        other = dataclasses.replace(run, memory=run.against, against=None)
+        other = dataclasses.replace(run, memory=run.against, against=None, compile=False)
         model = build_glow(other, accelerator)
         model.load_state_dict(ours.state_dict())
         contestants[run.against] = contestant(model, other, accelerator, batches)

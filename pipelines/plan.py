@@ -31,7 +31,8 @@ GIB = 2**30
 
 def main(argv: Sequence[str] | None = None) -> Option | None:
     """Print what training would cost; return the way that is recommended, if one fits."""
-    run = with_data(parse_config(PlanRun, argv, "plan"))
+    # What is compiled takes as much memory, and may not go with all modes that are planned for.
+    run = with_data(dataclasses.replace(parse_config(PlanRun, argv, "plan"), compile=False))
     num_processes = run.num_processes or 1
     images = run.train.microbatch_size or math.ceil(run.train.batch_size / num_processes)
     ways = options(run, num_processes, run.gpu_memory_gib * GIB, images)

@@ -227,18 +227,16 @@ class Operations(TorchDispatchMode):
 
 
 def test_decoding_again_computes_nothing_of_parameters_alone():
-    counts = {}
-    for steps in (2, 4):
-        model = tiny_glow(torch.float32, num_levels=1, num_steps_per_level=steps)
-        noise = torch.randn(1, model.num_dims)
-        with torch.no_grad():
+    model = tiny_glow(torch.float32, num_levels=1, num_steps_per_level=3)
+    noise = torch.randn(1, model.num_dims)
+    counts = []
+    for _ in range(2):
+        with torch.no_grad(), Operations() as operations:
             model.sample(noise, 1.0)
-            with Operations() as operations:
-                model.sample(noise, 1.0)
-        assert not any("linalg" in name for name in operations.names)
-        counts[steps] = len(operations.names)
-    # Of a flow step; the first time it takes more than twice as many.
-    assert (counts[4] - counts[2]) / 2 <= 60
+        counts.append(len(operations.names))
+    assert not any(name.startswith("aten.linalg") for name in operations.names)
+    first, again = counts
+    assert again < 0.6 * first
 
 
 def test_reversible_takes_a_fifth_of_the_memory_of_stored_at_32_steps():

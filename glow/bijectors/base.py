@@ -101,4 +101,5 @@ class Inverse(Bijector):
 
 def sum_per_example(values: Tensor) -> Tensor:
     """Sum over all dimensions but the first: ``[N, ...] -> [N]``."""
-    return values.sum(tuple(range(1, values.dim())))
+    dims = tuple(range(1, values.dim()))
+    return values.sum(dims) if dims else values

@@ -32,6 +32,7 @@ class Conv1x1(Bijector, Reusing):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to latents."""
+        self.forget()
         return affine(x, self.weight()), self.logdet(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -39,14 +40,15 @@ class Conv1x1(Bijector, Reusing):
         return affine(z, self.inverse_weight()), -self.logdet(z)
 
     def inverse_weight(self) -> Tensor:
-        """Return the inverse of W."""
-        return self.reuse(self._inverse_weight)
+        """Return the inverse of W, which may have been kept."""
+        return self.reuse(self.compute_inverse_weight)
 
     def logdet(self, x: Tensor) -> Tensor:
         """Return the log-determinant, ``[N]``, for the state ``x``."""
         return (self.log_abs_det() * math.prod(x.shape[2:])).expand(len(x))
 
-    def _inverse_weight(self) -> Tensor:
+    def compute_inverse_weight(self) -> Tensor:
+        """Return the inverse of W, computed anew."""
         weight = self.weight()
         return torch.linalg.inv(weight.double()).to(weight.dtype)
 

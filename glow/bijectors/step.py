@@ -28,6 +28,7 @@ class FlowStep(Composition, Reusing):
             self._parts: Sequence[Bijector] = (_NormalizedConv1x1(actnorm, mixing, self.reuse), coupling)
         else:
             self._parts = (actnorm, mixing, coupling)
+        self._reusing = [module for module in self.modules() if isinstance(module, Reusing)]
         self.compiled: Callable[[FlowStep, Tensor, Tensor | None], tuple[Tensor, Tensor]] | None = None
 
     @property
@@ -37,6 +38,8 @@ class FlowStep(Composition, Reusing):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to latents."""
+        for module in self._reusing:
+            module.forget()
         if self.compiled is not None and torch.is_grad_enabled() and x.requires_grad:
             return self.compiled(self, x, context)
         return super().forward(x, context)
@@ -76,4 +79,4 @@ class _NormalizedConv1x1(Bijector):
 
     def _inverse_map(self) -> Map:
         """Return matrix and offset."""
-        return self.conv.inverse_weight() * (-self.actnorm.log_scale).exp()[:, None], -self.actnorm.bias
+        return self.conv.compute_inverse_weight() * (-self.actnorm.log_scale).exp()[:, None], -self.actnorm.bias

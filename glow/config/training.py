@@ -149,8 +149,8 @@ class TrainRun:
     """What is kept for the backward pass: all; not what is inside coupling networks, which are computed again; or
     nothing of a flow step, whose input is rebuilt from its output."""
     compile: bool = False
-    """Train with flow steps compiled by torch.compile: faster, but for the first step, which takes a minute longer. It
-    needs a C++ compiler, memory stored and parallel.mode ddp."""
+    """Train a Glow with flow steps compiled by torch.compile: faster, but for the first step, which takes up to a
+    minute longer. It needs a C++ compiler, memory stored and parallel.mode ddp."""
     anchor_every: int = 8
     """Flow steps after which reversible keeps a state nevertheless, so that rounding does not add up; 0: only where a
     level ends."""
@@ -255,7 +255,7 @@ class BenchmarkRun(TrainRun):
     """Run directory, as of train; results go into its folder benchmark."""
     against: Literal["normflows", "stored", "checkpoint", "reversible"] | None = None
     """What takes turns with the model, call by call: the nearest Glow of the package normflows, both without ActNorm in
-    coupling networks; or the same model in another memory mode."""
+    coupling networks; or the same model in another memory mode, or (stored, with compile) not compiled."""
     repeats: int = 10
     """Calls of each kind that are timed, at least."""
     seconds: float = 10.0
@@ -271,7 +271,8 @@ class BenchmarkRun(TrainRun):
         super().__post_init__()
         require(self.repeats >= 1, "repeats", self.repeats, "1 or more is")
         require(self.seconds >= 0, "seconds", self.seconds, "0 or more is")
-        require(self.against != self.memory, "against", self.against, "memory is the same: choose another mode")
+        is_other = self.compile or self.against != self.memory
+        require(is_other, "against", self.against, "memory is the same: choose another mode")
         require(
             self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, "one process is measured: leave it out"
         )
