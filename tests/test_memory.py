@@ -97,8 +97,8 @@ def test_drift_is_what_the_rebuilt_states_are_wrong_by(monkeypatch):
     model = tiny_glow(num_steps_per_level=4).train()
     inputs = random_inputs(model.config, 4)
     model.set_memory("reversible")
-    right = LUConv1x1.inverse_weight
-    monkeypatch.setattr(LUConv1x1, "inverse_weight", lambda self: 1.001 * right(self))
+    right = LUConv1x1.compute_inverse_weight
+    monkeypatch.setattr(LUConv1x1, "compute_inverse_weight", lambda self: 1.001 * right(self))
     gradients(model, inputs)
     far = float(model.runner.drift)
     assert 1e-3 < far < 1
