@@ -1,5 +1,6 @@
 """Compiled flow steps: the same numbers, one graph for all steps of a level, and what they cannot go with."""
 
+import json
 import shutil
 import sys
 from functools import partial
@@ -7,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import random_inputs, tiny_glow
+from test_benchmark import OPTIONS
 from test_memory import gradients
 from test_model import VARIANTS
 from test_training import options, read_metrics
@@ -14,8 +16,9 @@ from torch._dynamo.utils import counters
 from torch.library import opcheck
 
 from glow import compiling, pixelwise, windows
+from glow.parallel import build
 from glow.precision import set_compute_dtype
-from pipelines import train
+from pipelines import benchmark, plan, train
 
 # The compiler's own.
 pytestmark = [
@@ -116,6 +119,22 @@ def test_training_is_the_same_and_goes_on_without(dataset, tmp_path, reset_accel
         counters.clear()
     plain, mixed = (read_metrics(tmp_path / name)[-1]["train/bits_per_dim"] for name in ("plain", "mixed"))
     assert plain == pytest.approx(mixed, rel=1e-6)
+
+
+def test_compiled_and_uncompiled_steps_take_turns_in_a_benchmark(tmp_path, monkeypatch):
+    models = []
+    monkeypatch.setattr(build, "compile_steps", models.append)
+    output = benchmark.main([*OPTIONS, "--output", str(tmp_path), "--compile", "true", "--against", "stored"])
+    training = json.loads((output / "benchmark.json").read_text())["measurements"][0]
+    assert training["ratios"]["stored"]["count"] >= 2
+    assert ", compiled |" in (output / "row.md").read_text()
+    assert len(models) == 1
+
+
+def test_configuration_that_compiles_can_be_planned(capsys):
+    plan.main([*OPTIONS[:-4], "--compile", "true", "--train.batch_size", "4"])
+    planned = capsys.readouterr().out
+    assert all(f"ddp         {memory}" in planned for memory in ("stored", "checkpoint", "reversible"))
 
 
 @pytest.mark.parametrize(
