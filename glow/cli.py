@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from glow.data.files import PIPE
+from glow.data.read.files import PIPE
 
 FUNCTION = "function"  # options that name code to run
 

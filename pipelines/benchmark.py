@@ -24,12 +24,12 @@ from glow.benchmarking.report import Measurement, describe, put_row, row, rows_o
 from glow.benchmarking.timing import alternate
 from glow.cli import parse_config, run_stage
 from glow.config import BenchmarkRun, config_to_dict
-from glow.data.manifest import Dataset, load_dataset
-from glow.model import Glow
+from glow.data.read.manifest import Dataset, load_dataset
+from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
+from glow.models.glow import Glow
 from glow.parallel.build import lay_out
 from glow.parallel.placement import place
-from glow.planning import process_memory
-from glow.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
+from glow.planning.memory import process_memory
 from glow.training.metrics import describe_environment
 from glow.training.trainer import Trainer, TrainingBatch
 from pipelines.train import build_accelerator, complete

@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
 from glow.config import EvaluateRun
-from glow.data.loader import Batch, Share, eval_batches
-from glow.data.reader import SplitReader
+from glow.data.read.loader import Batch, Share, eval_batches
+from glow.data.read.reader import SplitReader
 from glow.evaluation.baselines import MAX_GAUSSIAN_DIMS, GaussianBaseline, HistogramBaseline
 from glow.evaluation.likelihood import Bound, ImageScore, round_trip_error, score_split
 from glow.evaluation.report import Baseline, Evaluation, extreme_scores, write_report
-from glow.groups import group_size
-from glow.model import Glow
-from glow.precision import use_exact_float32
+from glow.execution.precision import use_exact_float32
+from glow.models.glow import Glow
+from glow.sampling.groups import group_size
 from glow.training.checkpoint import find_checkpoint, load_model, read_state, run_directory
 from glow.training.metrics import read_metrics
 

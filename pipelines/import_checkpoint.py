@@ -7,7 +7,7 @@ from pathlib import Path
 
 from glow.cli import parse_config, run_stage
 from glow.config import ImportRun, TrainRun
-from glow.importing import from_rosinality, read_state_dict
+from glow.importing.rosinality import from_rosinality, read_state_dict
 from glow.training.checkpoint import CheckpointManager, Snapshot
 
 

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
 from glow.config import InferRun
-from glow.evaluation.posterior import Draws, describe, draw, noise_batches, plot_posterior
-from glow.precision import use_exact_float32
-from glow.targets import Target
+from glow.execution.precision import use_exact_float32
+from glow.inference.posterior import Draws, describe, draw, noise_batches, plot_posterior
+from glow.inference.targets import Target
 from glow.training.checkpoint import find_checkpoint, load_flow, read_state
 from glow.training.stop import StopRequest
 from glow.training.tasks import TargetTask

@@ -10,9 +10,10 @@ import torch
 
 from glow.cli import parse_config, run_stage
 from glow.config import PlanRun
-from glow.data.manifest import load_dataset
-from glow.measuring import measure_step, plot_kept
-from glow.planning import (
+from glow.data.read.manifest import load_dataset
+from glow.execution.precision import use_exact_float32
+from glow.planning.measuring import measure_step, plot_kept
+from glow.planning.memory import (
     FORWARD_PASSES,
     MEMORY_MODES,
     RESERVE,
@@ -23,7 +24,6 @@ from glow.planning import (
     process_memory,
     recommend,
 )
-from glow.precision import use_exact_float32
 from pipelines.train import complete
 
 GIB = 2**30

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from glow.cli import parse_config, run_stage
 from glow.config import PrepareRun
-from glow.data.manifest import Dataset
-from glow.data.writer import find_prepared, prepare
+from glow.data.prepare.writer import find_prepared, prepare
+from glow.data.read.manifest import Dataset
 
 NUM_SHOWN = 5
 

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
 from glow.config import SampleRun, TrainRun
-from glow.data.vectors import VectorData
+from glow.data.vectors.points import VectorData
 from glow.evaluation.vectors import Estimate, kl_divergence, log_prob, plot_density, plot_points
-from glow.flow import Flow
-from glow.precision import use_exact_float32
+from glow.execution.precision import use_exact_float32
+from glow.models.flow import Flow
 from glow.randomness import generator
-from glow.sampling import Draw, image_grid, sample_images, sample_vectors
+from glow.sampling.images import Draw, image_grid, sample_images, sample_vectors
 from glow.training.checkpoint import find_checkpoint, load_flow, load_model, read_config, read_state, run_directory
 
 # Options that mean nothing for vectors.

@@ -16,15 +16,15 @@ from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
 from glow.config import ScoreRun
-from glow.data.files import PIPE
-from glow.data.loader import Share
-from glow.data.opening import Place, open_images
-from glow.data.reader import SplitReader
+from glow.data.prepare.opening import Place, open_images
+from glow.data.read.files import PIPE
+from glow.data.read.loader import Share
+from glow.data.read.reader import SplitReader
 from glow.evaluation.anomaly import CODES, AnomalyScore, Code, shortest_codes
 from glow.evaluation.anomaly_report import ScoredSet, write_scores
 from glow.evaluation.likelihood import Bound, Estimate, ImageScore, score_split
-from glow.model import Glow
-from glow.precision import use_exact_float32
+from glow.execution.precision import use_exact_float32
+from glow.models.glow import Glow
 from glow.training.checkpoint import find_checkpoint, load_model, read_config, read_state, run_directory
 
 

@@ -17,14 +17,14 @@ from torch import nn
 
 from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict
-from glow.data.loader import Share
-from glow.data.manifest import Dataset, Split, load_dataset
+from glow.data.read.loader import Share
+from glow.data.read.manifest import Dataset, Split, load_dataset
+from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
 from glow.locking import locked
 from glow.parallel.agreement import check_agreement
 from glow.parallel.build import lay_out
 from glow.parallel.placement import Placement, place
-from glow.planning import describe_stages, process_memory
-from glow.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
+from glow.planning.memory import describe_stages, process_memory
 from glow.training.checkpoint import (
     CheckpointManager,
     changed_options,

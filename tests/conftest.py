@@ -18,10 +18,10 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from glow.config import ModelConfig, PrepareRun
-from glow.data.manifest import load_dataset
-from glow.data.writer import prepare
-from glow.memory import Tape
-from glow.model import Glow
+from glow.data.prepare.writer import prepare
+from glow.data.read.manifest import load_dataset
+from glow.execution.memory import Tape
+from glow.models.glow import Glow
 
 torch.set_num_threads(1)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from glow.measuring import allocations
-from glow.memory import drift_of
+from glow.execution.memory import drift_of
+from glow.planning.measuring import allocations
 from glow.training.trainer import Trainer, TrainingBatch
 
 

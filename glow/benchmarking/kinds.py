@@ -15,8 +15,8 @@ from glow.benchmarking.limits import Limits, Work
 from glow.benchmarking.report import Measurement
 from glow.benchmarking.timing import Spread, rate, ratio
 from glow.config import BenchmarkRun
-from glow.planning import FORWARD_PASSES, process_memory
-from glow.precision import NETWORK_DTYPES, set_compute_dtype
+from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
+from glow.planning.memory import FORWARD_PASSES, process_memory
 
 SAMPLED = (64, 1)
 PROFILED_CALLS = 3

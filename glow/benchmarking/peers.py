@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from glow.config import ModelConfig
-from glow.images import dequantize, log_volume, quantize
+from glow.models.images import dequantize, log_volume, quantize
 
 TOLERANCE = 0.02
 DIFFERENCES = (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glow.bijectors.base import Bijector
-from glow.reuse import Reusing
+from glow.bijectors.reuse import Reusing
 
 
 class Conv1x1(Bijector, Reusing):

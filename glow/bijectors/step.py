@@ -10,7 +10,7 @@ from torch import Tensor
 from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Bijector, Composition
 from glow.bijectors.conv1x1 import Conv1x1, affine
-from glow.reuse import Reusing
+from glow.bijectors.reuse import Reusing
 
 Map = tuple[Tensor, Tensor]
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from glow.data.reader import SplitReader
+from glow.data.read.reader import SplitReader
 from glow.evaluation.likelihood import ImageScore
-from glow.groups import aligned_ranges
-from glow.images import reduce_bits
+from glow.models.images import reduce_bits
+from glow.sampling.groups import aligned_ranges
 
 # Pillow's options of each lossless code. WebP's method 4 is 25 times as fast as 6, and shorter on CIFAR-10.
 CODES = {

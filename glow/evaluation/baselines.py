@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from glow.data.loader import Batch
-from glow.images import reduce_bits
+from glow.data.read.loader import Batch
+from glow.models.images import reduce_bits
 
 MAX_GAUSSIAN_DIMS = 4096
 

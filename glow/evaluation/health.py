@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from glow.bijectors.conv1x1 import LUConv1x1, PlainConv1x1
-from glow.data.loader import Batch
+from glow.data.read.loader import Batch
 from glow.evaluation.likelihood import class_labels, round_trip_error
-from glow.images import bits_per_dim
-from glow.model import Glow, standard_normal_log_prob
+from glow.models.glow import Glow, standard_normal_log_prob
+from glow.models.images import bits_per_dim
 
 
 @torch.no_grad()

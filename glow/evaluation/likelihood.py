@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.loader import Batch, Share, dequantization_noise, eval_batches
-from glow.data.reader import SplitReader
-from glow.groups import group_size
-from glow.images import bits_per_dim
-from glow.model import Glow
+from glow.data.read.loader import Batch, Share, dequantization_noise, eval_batches
+from glow.data.read.reader import SplitReader
+from glow.models.glow import Glow
+from glow.models.images import bits_per_dim
+from glow.sampling.groups import group_size
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from glow.data.densities import Density
-from glow.flow import Flow
+from glow.data.vectors.densities import Density
+from glow.models.flow import Flow
 
 BATCH_SIZE = 10_000
 Array = np.ndarray

@@ -7,15 +7,15 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
 
-from glow.compiling import compile_steps
 from glow.config import TrainRun
-from glow.cost import cut, unit_costs
-from glow.model import Glow
+from glow.cost.units import cut, unit_costs
+from glow.execution.compiling import compile_steps
+from glow.execution.precision import NETWORK_DTYPES
+from glow.models.glow import Glow
 from glow.parallel.layout import Layout, Replicated
 from glow.parallel.pipelined import Pipelined
 from glow.parallel.placement import Placement
 from glow.parallel.sharded import Sharded
-from glow.precision import NETWORK_DTYPES
 
 
 def lay_out(model: nn.Module, run: TrainRun, placement: Placement, accelerator: Accelerator) -> Layout:

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 from glow.config import TrainRun
-from glow.model import Glow
+from glow.models.glow import Glow
 from glow.parallel.layout import Item, to_host
 from glow.parallel.placement import Placement
 from glow.parallel.stage import Stage, keep_units

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from glow.bijectors.reuse import Reusing
 from glow.config import ParallelConfig, TrainRun
-from glow.model import Glow
+from glow.models.glow import Glow
 from glow.parallel.layout import Item, microbatches
 from glow.parallel.placement import Placement
 from glow.parallel.tensors import whole
 from glow.parallel.whole import model_of
-from glow.reuse import Reusing
 
 
 class Sharded:

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from glow.model import Glow
+from glow.models.glow import Glow
 
 
 class Stage(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from glow.model import Glow
+from glow.models.glow import Glow
 
 
 def model_of(part: Glow, weights: Mapping[str, Tensor], accelerator: Accelerator) -> Glow | None:

@@ -9,8 +9,8 @@ from glow.bijectors.coupling import AffineCoupling
 from glow.bijectors.mask import EmptyMask
 from glow.bijectors.squash import Squash
 from glow.config import FlowConfig
-from glow.flow import DiagonalGaussian, Flow, vector_coupling
-from glow.mlp import MLP
+from glow.models.flow import DiagonalGaussian, Flow, vector_coupling
+from glow.networks.mlp import MLP
 from glow.policy.environment import ACTION_DIMS, STATE_DIMS
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.config import LearnerConfig
-from glow.mlp import MLP
+from glow.networks.mlp import MLP
 from glow.policy.environment import ACTION_DIMS, STATE_DIMS, Environment
 from glow.policy.policy import Policy
 from glow.randomness import generator

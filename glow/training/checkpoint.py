@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glow.config import TrainRun, config_from_dict, config_to_dict
-from glow.flow import Flow, build_flow
-from glow.model import Glow
+from glow.models.flow import Flow, build_flow
+from glow.models.glow import Glow
 from glow.parallel.tensors import laid_out_like
 
 STEP_PATTERN = re.compile(r"step-(\d{8})")

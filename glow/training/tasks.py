@@ -12,20 +12,20 @@ import torch
 from torch import nn
 
 from glow.config import TrainRun
-from glow.data.loader import Share, eval_batches, train_batches
-from glow.data.manifest import Dataset, Split
-from glow.data.noise import NUM_VALIDATION, Noise
-from glow.data.reader import SplitReader
-from glow.data.vectors import VectorData
-from glow.elbo import Elbo
+from glow.data.read.loader import Share, eval_batches, train_batches
+from glow.data.read.manifest import Dataset, Split
+from glow.data.read.reader import SplitReader
+from glow.data.vectors.noise import NUM_VALIDATION, Noise
+from glow.data.vectors.points import VectorData
 from glow.evaluation.health import flow_health
-from glow.evaluation.posterior import draw, noise_batches, plot_posterior
 from glow.evaluation.vectors import kl_divergence, picture, plot_points
-from glow.flow import Flow, build_flow
-from glow.groups import group_size
-from glow.inference import build_target, fingerprint
-from glow.model import Glow
-from glow.sampling import Draw, image_grid, sample_images, sample_vectors
+from glow.inference.build import build_target, fingerprint
+from glow.inference.elbo import Elbo
+from glow.inference.posterior import draw, noise_batches, plot_posterior
+from glow.models.flow import Flow, build_flow
+from glow.models.glow import Glow
+from glow.sampling.groups import group_size
+from glow.sampling.images import Draw, image_grid, sample_images, sample_vectors
 from glow.training.metrics import BITS_PER_DIM, ELBO_NATS, Scale
 from glow.training.trainer import TrainingBatch
 

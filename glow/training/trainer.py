@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from glow.config import TrainRun
-from glow.data.manifest import Split
-from glow.memory import drift_of
+from glow.data.read.manifest import Split
+from glow.execution.memory import drift_of
 from glow.parallel.agreement import check_agreement
 from glow.parallel.layout import Layout, microbatches
 from glow.parallel.tensors import local_gradients

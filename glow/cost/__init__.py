@@ -1,0 +1,1 @@
+"""What a model costs, unit by unit: parameters, arithmetic, memory."""

@@ -1,0 +1,218 @@
+"""What a Glow costs, unit by unit of its chain: parameters, arithmetic, memory; and the cut into pipeline stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from glow.bijectors.actnorm import ActNorm
+from glow.bijectors.base import Composition
+from glow.config import ModelConfig
+from glow.cost.tracing import Trace, trace
+from glow.execution.memory import ChainRunner, Tape
+from glow.execution.precision import set_compute_dtype
+from glow.models.glow import Glow, Unit
+
+# Everything is a number for each image and a number for each pass, which two batch sizes tell apart.
+BATCH_SIZES = (2, 4)
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What one unit of the chain costs."""
+
+    num_parameters: int
+    """Parameters."""
+    num_buffers: int
+    """Fixed numbers beside the parameters."""
+    num_macs: int
+    """Multiply-accumulates of one forward pass of one image. Those that do not depend on the number of images, of the
+    weights of 1x1 convolutions for example, are not counted."""
+    kept_bytes: int
+    """What is kept from the forward to the backward pass, for each image."""
+    kept_weight_bytes: int
+    """What is kept whatever the number of images: weights that are computed from parameters."""
+    working_bytes: int
+    """What is needed besides while the unit is computed, forwards or backwards, for each image."""
+    working_weight_bytes: int
+    """The same, whatever the number of images."""
+    state_bytes: int
+    """The state that the unit takes, for each image: what one pipeline stage hands to the next."""
+    is_step: bool
+    """Whether it is a flow step."""
+
+
+def unit_costs(
+    config: ModelConfig,
+    memory: str = "stored",
+    anchor_every: int | None = None,
+    network_dtype: torch.dtype = torch.float32,
+) -> list[UnitCost]:
+    """Return the cost of each unit of ``model.chain``; that of the dequantisation is part of the first.
+
+    One unit of each kind is run on tensors without numbers: nothing is allocated. Parameters, their gradients and the
+    optimiser's state are not part of the memory.
+
+    Args:
+        config: With image shape, and number of classes where there are any.
+        memory: Mode of ``ChainRunner``.
+        anchor_every: As of ``ChainRunner``.
+        network_dtype: In which coupling networks are computed.
+
+    Raises:
+        ValueError: as ``Glow`` does.
+    """
+    return list(_unit_costs(config, memory, anchor_every, network_dtype))
+
+
+def cut(costs: Sequence[UnitCost], num_stages: int) -> list[range]:
+    """Cut the chain into runs of units, a flow step in each at least, so that the most arithmetic of a run is least.
+
+    Raises:
+        ValueError: when there are fewer flow steps than stages.
+    """
+    num_steps = sum(cost.is_step for cost in costs)
+    if not 1 <= num_stages <= num_steps:
+        raise ValueError(
+            f"{num_stages} pipeline stages: the model has {num_steps} flow steps, 1 to that many are allowed"
+        )
+    macs = _running_sum([cost.num_macs for cost in costs])
+    steps = _running_sum([int(cost.is_step) for cost in costs])
+    # best[end]: of the first so many units in the stages up to now, the most arithmetic of one, the sum of squares (it
+    # decides between equals, as well as can be without trying all), and where the stages begin.
+    best: dict[int, tuple[int, int, tuple[int, ...]]] = {0: (0, 0, ())}
+    for _ in range(num_stages):
+        following: dict[int, tuple[int, int, tuple[int, ...]]] = {}
+        for end in range(1, len(costs) + 1):
+            choices = [
+                (max(most, macs[end] - macs[start]), squares + (macs[end] - macs[start]) ** 2, (*starts, start))
+                for start, (most, squares, starts) in best.items()
+                if steps[end] > steps[start]
+            ]
+            if choices:
+                following[end] = min(choices)
+        best = following
+    starts = best[len(costs)][2]
+    return [range(start, end) for start, end in zip(starts, (*starts[1:], len(costs)), strict=True)]
+
+
+@functools.lru_cache(maxsize=64)
+def _unit_costs(
+    config: ModelConfig, memory: str, anchor_every: int | None, network_dtype: torch.dtype
+) -> tuple[UnitCost, ...]:
+    if config.image_shape is None:
+        raise ValueError("model.image_shape is not set: give channels, height and width")
+    shape: tuple[int, ...] = config.image_shape
+    costs: list[UnitCost] = []
+    has_tape = memory == "reversible"
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        # All steps of a level cost the same.
+        model = _ready(Glow(_with_steps(config, 1)), memory, network_dtype)
+        for number, level in enumerate(model.levels):
+            squeeze, step, prior = (model.chain[index] for index in level)
+            costs.append(_dequantization_cost(model, squeeze) if number == 0 else _unit_cost(model, squeeze, shape))
+            shape = (4 * shape[0], shape[1] // 2, shape[2] // 2)
+            within = _unit_cost(model, step, shape, memory)
+            first = _unit_cost(model, step, shape, memory, holds_argument=True) if has_tape else within
+            period = anchor_every or config.num_steps_per_level
+            costs += [within if index % period else first for index in range(config.num_steps_per_level)]
+            # A tape keeps the state that its last step hands on.
+            costs.append(_unit_cost(model, prior, shape, holds_argument=has_tape))
+            shape = (shape[0] - prior.num_latent_channels, *shape[1:])
+    return tuple(costs)
+
+
+def _with_steps(config: ModelConfig, num_steps: int) -> ModelConfig:
+    return dataclasses.replace(config, num_steps_per_level=num_steps)
+
+
+def _ready(model: Glow, memory: str, network_dtype: torch.dtype) -> Glow:
+    """Choose modes, and let ActNorms pass without initialisation."""
+    model.set_memory(memory)
+    set_compute_dtype(model, None if network_dtype == torch.float32 else network_dtype)
+    for module in model.modules():
+        if isinstance(module, ActNorm):
+            module.is_initialized = True
+    return model.train()
+
+
+def _dequantization_cost(model: Glow, squeeze: Unit) -> UnitCost:
+    """Return the cost of the dequantisation, and of the first unit of the chain; the batch is held all the time."""
+
+    def leaves(size: int) -> list[Tensor]:
+        shape = (size, *model.image_shape)
+        return [torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape)]
+
+    def run(images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        return squeeze(*model.dequantize(images, noise))
+
+    module = nn.Module() if model.dequantizer is None else model.dequantizer
+    traces = [trace(run, module, leaves(size), holds_arguments=True) for size in BATCH_SIZES]
+    return _cost(module, traces, state_bytes=5 * model.num_dims)
+
+
+def _unit_cost(
+    model: Glow, unit: Unit, shape: tuple[int, ...], memory: str = "stored", holds_argument: bool = False
+) -> UnitCost:
+    """Return the cost of a unit for states of ``shape``; with ``holds_argument`` they are kept for other reasons."""
+
+    def leaves(size: int) -> list[Tensor]:
+        return [torch.zeros(size, *shape, requires_grad=True), torch.zeros(size, requires_grad=True)]
+
+    def run(x: Tensor, log_prob: Tensor) -> tuple[Tensor, ...]:
+        context = torch.zeros(len(x), model.num_classes, 1, 1) if model.num_classes else None
+        if memory != "reversible":
+            return unit(x, log_prob, context)
+        return _rebuilt(unit, x, log_prob, context)
+
+    traces = [trace(run, unit, leaves(size), holds_argument) for size in BATCH_SIZES]
+    is_step = isinstance(unit.bijector, Composition)
+    return _cost(unit, traces, state_bytes=4 * math.prod(shape), is_step=is_step)
+
+
+def _rebuilt(unit: Unit, x: Tensor, log_prob: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Apply a flow step that keeps nothing: one amid a tape, whose ends are not this step's."""
+    tape = Tape(x[:0].clone(), ChainRunner("reversible"))
+    tape.num_steps = 1
+    z, log_prob = unit(x, log_prob, context, tape)
+
+    def arrive(grad: Tensor) -> None:
+        tape.state = torch.zeros_like(grad)
+
+    z.register_hook(arrive)
+    return z, log_prob
+
+
+def _cost(module: nn.Module, traces: Sequence[Trace], state_bytes: int, is_step: bool = False) -> UnitCost:
+    """Tell what is for each image from what is for each pass."""
+    kept = _line([each.kept_bytes for each in traces])
+    working = _line([each.peak_bytes - each.kept_bytes for each in traces])
+    return UnitCost(
+        num_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        num_buffers=sum(buffer.numel() for buffer in module.buffers()),
+        num_macs=_line([each.num_macs for each in traces])[0],
+        kept_bytes=kept[0],
+        kept_weight_bytes=kept[1],
+        working_bytes=working[0],
+        working_weight_bytes=working[1],
+        state_bytes=state_bytes,
+        is_step=is_step,
+    )
+
+
+def _line(values: Sequence[int]) -> tuple[int, int]:
+    """Return slope and value at 0 of the line through the values at BATCH_SIZES."""
+    slope = (values[1] - values[0]) // (BATCH_SIZES[1] - BATCH_SIZES[0])
+    return slope, max(0, values[0] - slope * BATCH_SIZES[0])
+
+
+def _running_sum(values: Sequence[int]) -> list[int]:
+    return list(itertools.accumulate(values, initial=0))

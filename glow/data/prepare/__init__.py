@@ -1,0 +1,1 @@
+"""From sources (folders, archives, data sets) to shards."""

@@ -1,0 +1,78 @@
+"""Open images by the name that a user gives them: a split of a prepared data set, or a source, prepared aside."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from glow.config import PrepareRun
+from glow.data.prepare.writer import prepare
+from glow.data.read.files import PIPE, join
+from glow.data.read.manifest import MANIFEST
+from glow.data.read.reader import SplitReader
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where images lie: a prepared data set and one of its splits, or a source of ``prepare``, which has none."""
+
+    location: str
+    split: str | None
+
+    @staticmethod
+    def parse(text: str, default_split: str) -> Place:
+        """Read ``DATA[:SPLIT]``.
+
+        Raises:
+            ValueError: for a split of what is not a prepared data set.
+        """
+        location, colon, split = text.rpartition(":")
+        if not (colon and re.fullmatch(r"\w+", split)) or text.startswith((PIPE, "torchvision:")):
+            location, split = text, ""
+        return Place.of(location, split or None, default_split)
+
+    @staticmethod
+    def of(location: str, split: str | None, default_split: str) -> Place:
+        """Return the place of a data set and a split, None for the default.
+
+        Raises:
+            ValueError: for a split of what is not a prepared data set.
+        """
+        location = location.rstrip("/") or location
+        is_remote = location.startswith((PIPE, "http://", "https://"))
+        if is_remote or Path(join(location, MANIFEST)).is_file():
+            return Place(location, split or default_split)
+        if split is not None:
+            raise ValueError(f"{location}: not a data set (no {MANIFEST}), so it has no split {split!r}")
+        return Place(location, None)
+
+    @property
+    def name(self) -> str:
+        """Last part of the location: the name of the folder or archive."""
+        return Path(self.location).resolve().name
+
+    def __str__(self) -> str:
+        return self.location if self.split is None else f"{self.location}:{self.split}"
+
+
+@contextlib.contextmanager
+def open_images(
+    place: Place, size: int | tuple[int, int] | None, color: Literal["keep", "rgb", "grey"]
+) -> Iterator[SplitReader]:
+    """Open images; those of a source are prepared with size and colour in a temporary folder of this process.
+
+    Raises:
+        ValueError: when there are no such images, or ``prepare`` cannot use one of them.
+    """
+    if place.split is not None:
+        yield SplitReader(place.location, place.split)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        data = str(Path(folder) / "data")
+        prepare(PrepareRun([place.location], data, size=size, color=color, num_workers=0))
+        yield SplitReader(data, "train")

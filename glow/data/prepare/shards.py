@@ -1,0 +1,146 @@
+"""Write the shards of a data set, in one process or several: tars of PNGs and labels, each with its index."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import multiprocessing
+import os
+import signal
+import tarfile
+import threading
+from collections.abc import Generator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import BinaryIO
+
+from glow.data.prepare.decoding import ImageError, ImageForm
+from glow.data.prepare.selection import Sample, Selection
+from glow.data.read.manifest import Shard, index_path, write_index
+
+
+@dataclass
+class WrittenShard:
+    """What became of one shard's samples; ``shard`` is None if all were left out."""
+
+    split: str
+    num_samples: int
+    shard: Shard | None = None
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes any one shard of a data set, alike in any process."""
+
+    selection: Selection
+    form: ImageForm
+    directory: Path
+    shard_size: int
+    skips: bool
+
+    def shards(self) -> list[tuple[str, int]]:
+        """Return the split and number of every shard there is to write."""
+        return [
+            (split, number)
+            for split, samples in self.selection.splits.items()
+            for number in range(-(-len(samples) // self.shard_size))
+        ]
+
+    def write(self, split: str, number: int) -> WrittenShard:
+        """Write one shard and its index.
+
+        Raises:
+            ImageError: when an image cannot be used and none may be left out.
+        """
+        start = number * self.shard_size
+        samples = self.selection.splits[split][start : start + self.shard_size]
+        path = self.directory / f"{split}-{number:05d}.tar"
+        written = WrittenShard(split, len(samples))
+        rows = []
+        with path.open("wb") as stream:
+            with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                for sample in samples:
+                    try:
+                        png = self.encode(sample)
+                    except ImageError as error:
+                        if not self.skips:
+                            raise
+                        written.left_out.append({"name": error.name, "reason": error.reason})
+                        continue
+                    members = [("png", png)] + [("cls", str(sample.label).encode())] * (sample.label is not None)
+                    rows.append([add_member(tar, stream, f"{sample.key}.{ext}", data) for ext, data in members])
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not rows:
+            path.unlink()
+            return written
+        write_index(index_path(path), rows)
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        written.shard = Shard(path.name, len(rows), path.stat().st_size, digest)
+        return written
+
+    def encode(self, sample: Sample) -> bytes:
+        """Return the PNG of one image."""
+        source = self.selection.sources[sample.source]
+        return self.form.encode(source.location(sample.index), source.load(sample.index))
+
+
+def add_member(tar: tarfile.TarFile, stream: BinaryIO, name: str, data: bytes) -> tuple[str, int, int, str]:
+    """Append a file and return its row of the index: extension, offset of its data, size, name."""
+    info = tarfile.TarInfo(name)  # time, user and group are 0, the mode is 644: the same bytes on every run
+    info.size = len(data)
+    offset = stream.tell() + tarfile.BLOCKSIZE  # keys are short enough for a header of one block
+    tar.addfile(info, io.BytesIO(data))
+    return name.rpartition(".")[2], offset, len(data), name
+
+
+def write_shards(writer: ShardWriter, num_workers: int) -> Generator[WrittenShard, None, None]:
+    """Write all shards, in this process or in several, and give the results in order."""
+    shards = writer.shards()
+    num_workers = min(num_workers, len(shards))
+    if num_workers <= 1:
+        for split, number in shards:
+            yield writer.write(split, number)
+        return
+    # Not fork: torch or OpenMP may run threads here. The pipe is how workers learn that they are no longer wanted.
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(num_workers, context, _start_worker, (writer, receiver))
+    with contextlib.ExitStack() as stack:
+        stack.callback(receiver.close)
+        stack.callback(executor.shutdown, cancel_futures=True)
+        stack.callback(sender.close)  # first, so that after an error nothing is left to wait for
+        try:
+            yield from executor.map(_write_in_worker, *zip(*shards, strict=True))
+            executor.shutdown()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a worker process died, perhaps for lack of memory; try fewer --num_workers"
+            ) from error
+
+
+_writer: ShardWriter | None = None  # in a worker process only: its sources are too large to be sent with every shard
+
+
+def _start_worker(writer: ShardWriter, receiver: Connection) -> None:
+    global _writer
+    _writer = writer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_exit_with_parent, args=(receiver,), daemon=True).start()
+
+
+def _exit_with_parent(receiver: Connection) -> None:
+    """End this process when the parent closes its end of the pipe, or dies of anything: no orphan writes on."""
+    receiver.poll(None)
+    os._exit(1)
+
+
+def _write_in_worker(split: str, number: int) -> WrittenShard:
+    assert _writer is not None
+    return _writer.write(split, number)

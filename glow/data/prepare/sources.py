@@ -1,0 +1,37 @@
+"""The sources of images by what a user calls them: a path, ``torchvision:NAME`` or ``digits``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from glow.data.prepare.digits import DigitsSource
+from glow.data.prepare.files import FolderSource, TarSource, ZipSource
+from glow.data.prepare.source import Source
+from glow.data.prepare.torchvision_source import TorchvisionSource
+
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def open_source(spec: str, torchvision_root: str = "data/torchvision", download: bool = False) -> Source:
+    """Open a folder, a zip, a tar, ``torchvision:NAME[:SPLIT]`` or ``digits``.
+
+    Raises:
+        ValueError: when there is no such source, or it cannot be read.
+    """
+    if spec == "digits":
+        return DigitsSource()
+    if spec.startswith("torchvision:"):
+        return TorchvisionSource(spec, torchvision_root, download)
+    path = Path(spec)
+    if path.is_dir():
+        return FolderSource(spec)
+    if not path.is_file():
+        raise ValueError(f"{spec}: no such folder, zip or tar (other sources: torchvision:NAME[:SPLIT], digits)")
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    for magic, name in COMPRESSED.items():
+        if head.startswith(magic):
+            raise ValueError(
+                f"{spec}: compressed with {name}, which allows no random access; decompress it to a plain tar"
+            )
+    return ZipSource(spec) if head.startswith(b"PK") else TarSource(spec)

@@ -1,0 +1,136 @@
+"""Prepare a data set: write it aside, rename it when it is whole, and know one that is already there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from tqdm import tqdm
+
+from glow.config import PrepareRun, config_to_dict
+from glow.data.prepare.decoding import ImageError, ImageForm
+from glow.data.prepare.selection import Selection, select_samples
+from glow.data.prepare.shards import ShardWriter, write_shards
+from glow.data.read.manifest import MANIFEST, Dataset, Shard, Split, index_path, load_dataset, write_manifest
+from glow.locking import locked
+
+# Options that do not change what a data set holds.
+INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")
+
+
+def prepare(config: PrepareRun) -> Dataset:
+    """Write the data set of ``config`` to ``config.output``, or return it if it is already there.
+
+    It is written beside its place and renamed when it is complete.
+
+    Raises:
+        ValueError: when the sources, an image or the options are not usable, or something else is in its place.
+    """
+    target = Path(config.output).resolve()
+    with locked(target.with_name(f".{target.name}.lock"), config.output):
+        existing = find_prepared(config)
+        return existing if existing is not None else _prepare(config, target)
+
+
+def _prepare(config: PrepareRun, target: Path) -> Dataset:
+    selection = select_samples(config)
+    partial = target.with_name(f".{target.name}.partial")
+    if partial.exists():  # of a run that was killed
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        dataset = _write_dataset(config, selection, partial, name=target.name)
+        partial.rename(target)
+        _sync_directory(target.parent)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return dataset
+
+
+def find_prepared(config: PrepareRun) -> Dataset | None:
+    """Return the data set at ``config.output`` if it was made with the same options, None if there is nothing.
+
+    Raises:
+        ValueError: when something else is there.
+    """
+    target = Path(config.output)
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    if not (target / MANIFEST).is_file():
+        raise ValueError(f"{target}: exists and is not a data set; choose another --output or remove it")
+    dataset = load_dataset(target)
+    if dataset.preparation != preparation(config):
+        raise ValueError(f"{target}: holds a data set made with other options; choose another --output or remove it")
+    for split in dataset.splits.values():
+        for shard in split.shards:
+            path = target / shard.path
+            if not (path.is_file() and path.stat().st_size == shard.num_bytes and index_path(path).is_file()):
+                raise ValueError(
+                    f"{target}: damaged: {shard.path} or its index is missing or cut; remove it and run again"
+                )
+    return dataset
+
+
+def preparation(config: PrepareRun) -> dict[str, object]:
+    """Return the options that decide what a data set holds."""
+    return {name: value for name, value in config_to_dict(config).items() if name not in INCIDENTAL}
+
+
+def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, name: str) -> Dataset:
+    form = _find_form(config, selection)
+    writer = ShardWriter(selection, form, directory, config.shard_size, skips=config.on_error == "skip")
+    shards: dict[str, list[Shard]] = {split: [] for split in selection.splits}
+    left_out: list[dict[str, str]] = []
+    num_images = sum(len(samples) for samples in selection.splits.values())
+    with (
+        tqdm(total=num_images, unit="image", disable=None) as bar,
+        contextlib.closing(write_shards(writer, config.num_workers)) as results,  # no worker writes on after an error
+    ):
+        for written in results:
+            if written.shard is not None:
+                shards[written.split].append(written.shard)
+            left_out += written.left_out
+            bar.update(written.num_samples)
+    for split, parts in shards.items():
+        if not parts:
+            first = f"the first is {left_out[0]['name']}: {left_out[0]['reason']}"
+            raise ValueError(f"{split}: every image was left out; {first}")
+    dataset = Dataset(
+        name=name,
+        shape=form.shape,
+        bit_depth=8,
+        classes=selection.classes,
+        splits={split: Split.of(parts) for split, parts in shards.items()},
+        preparation=preparation(config),
+        left_out=tuple(left_out),
+    )
+    write_manifest(directory, dataset)
+    with (directory / MANIFEST).open("rb") as stream:
+        os.fsync(stream.fileno())
+    _sync_directory(directory)
+    return dataset
+
+
+def _find_form(config: PrepareRun, selection: Selection) -> ImageForm:
+    """Return what every image has to be, looking at the first that can be read."""
+    first_error = None
+    for source in selection.sources:
+        for index in range(len(source.paths)):
+            try:
+                return ImageForm.of(config, source.load(index))
+            except ImageError as error:
+                if config.on_error == "stop":
+                    raise
+                first_error = first_error or error
+    raise ValueError(f"no image of {', '.join(config.source)} can be used; the first: {first_error}")
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

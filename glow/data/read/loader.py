@@ -1,0 +1,268 @@
+"""Batches for training (endless, seeded, resumable) and for evaluation (every image exactly once)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from glow.config import DataConfig
+from glow.data.read.order import TrainingOrder
+from glow.data.read.reader import Sample, SplitReader
+from glow.randomness import generator, uniform_noise
+
+RUN_BYTES = 2**20  # what is read at once from one place of a shard: long enough for a parallel file system
+WINDOW_BYTES = 2**26  # what a reader holds of the batches to come
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step, or of a part of it.
+
+    Attributes:
+        keys: Sample keys.
+        images: uint8 ``[N, C, H, W]``.
+        noise: Dequantisation noise, float32 in (0, 1), ``[N, C, H, W]``.
+        labels: int64 ``[N]``, or None without labels.
+        skipped: What was wrong with each sample that another one stands in for.
+        is_conditional: Whether the labels are for the model too.
+    """
+
+    keys: list[str]
+    images: Tensor
+    noise: Tensor
+    labels: Tensor | None
+    skipped: tuple[str, ...] = ()
+    is_conditional: bool = False
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Arguments of the model's forward: images, noise, and labels if they are for the model.
+
+        Raises:
+            ValueError: when they are and there are none.
+        """
+        if not self.is_conditional:
+            return self.images, self.noise
+        if self.labels is None:
+            raise ValueError("the model is class_conditional, but the data set has no labels")
+        return self.images, self.noise, self.labels
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    @staticmethod
+    def of(samples: Sequence[Sample], images: Sequence[np.ndarray], noise: Sequence[np.ndarray]) -> Batch:
+        """Stack samples, their images ``[C, H, W]`` and their noise."""
+        labels = [sample.label for sample in samples if sample.label is not None]
+        return Batch(
+            [sample.key for sample in samples],
+            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(np.stack(noise)),
+            torch.tensor(labels) if len(labels) == len(samples) else None,
+        )
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return the images ``start .. stop - 1``."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Batch(self.keys[start:stop], self.images[start:stop], self.noise[start:stop], labels)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Batch]) -> Batch:
+        """Join parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        labels = [part.labels for part in parts if part.labels is not None]
+        return Batch(
+            [key for part in parts for key in part.keys],
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.noise for part in parts]),
+            torch.cat(labels) if len(labels) == len(parts) else None,
+            tuple(problem for part in parts for problem in part.skipped),
+        )
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which process this is, of how many that read the same sequence of global batches."""
+
+    rank: int = 0
+    num_processes: int = 1
+
+    def slots(self, batch_size: int) -> range:
+        """Return the slots of every global batch that belong to this process."""
+        first, end = (batch_size * r // self.num_processes for r in (self.rank, self.rank + 1))
+        return range(first, end)
+
+
+def dequantization_noise(key: str, shape: tuple[int, ...], seed: int, draw: int = 0) -> np.ndarray:
+    """Return the noise that dequantises the image of this key in an evaluation, float32 in (0, 1)."""
+    return uniform_noise(generator(seed, "dequantize", key, draw), shape)
+
+
+def train_batches(
+    config: DataConfig, batch_size: int, seed: int, images_seen: int = 0, share: Share | None = None
+) -> Iterator[Batch]:
+    """Return this process's parts of the global batches, without end, from position ``images_seen`` on.
+
+    The sequence of global batches, and what noise and augmentation each image gets in which epoch, depends on seed and
+    batch size alone, not on the number of processes or workers.
+
+    Raises:
+        ValueError: when the batch is smaller than the number of processes, or the split holds no image.
+    """
+    share = share or Share()
+    if batch_size < share.num_processes:
+        raise ValueError(
+            f"train.batch_size: {batch_size} images cannot be shared by {share.num_processes} processes; "
+            f"1 to {batch_size} processes are possible"
+        )
+    # Each worker is a reader of its own, with its own slots of the batch; their parts arrive in turn.
+    num_workers = min(config.num_workers, batch_size // share.num_processes)
+    stream = _TrainStream(config, batch_size, seed, images_seen, share)
+    loader = DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_leave_signals_to_training,
+    )
+    return _joined(loader, max(1, num_workers))
+
+
+def _leave_signals_to_training(worker: int) -> None:
+    # Launchers and SLURM send SIGTERM to workers too, which would die of it: they end with their training process.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def _joined(parts: Iterable[Batch | ValueError], count: int) -> Iterator[Batch]:
+    """Join each ``count`` parts to one batch."""
+    pending: list[Batch] = []
+    for part in parts:
+        if isinstance(part, ValueError):
+            raise part
+        pending.append(part)
+        if len(pending) == count:
+            yield Batch.concatenate(pending)
+            pending = []
+
+
+def eval_batches(
+    reader: SplitReader, batch_size: int, seed: int, share: Share | None = None, num_images: int | None = None
+) -> Iterator[Batch]:
+    """Yield every image of this process's contiguous part of a split exactly once, in order.
+
+    Args:
+        reader: The split.
+        batch_size: Images in a batch; the last one may have fewer.
+        seed: Of the dequantisation noise.
+        share: Which process this is. Default: the only one.
+        num_images: Only the first so many images. Default: all.
+    """
+    numbers = (share or Share()).slots(min(len(reader), num_images or len(reader)))
+    for start in range(numbers.start, numbers.stop, batch_size):
+        samples = reader.read(range(start, min(start + batch_size, numbers.stop)))
+        ordered = [samples[number] for number in sorted(samples)]
+        noise = [dequantization_noise(sample.key, reader.dataset.shape, seed) for sample in ordered]
+        yield Batch.of(ordered, [reader.decode(sample) for sample in ordered], noise)
+
+
+def augment(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
+    """Mirror and shift one image ``[C, H, W]`` as the config says; the border is repeated."""
+    if config.flip and rng.random() < 0.5:
+        image = image[:, :, ::-1]
+    if config.shift:
+        _, height, width = image.shape
+        down, right = rng.integers(-config.shift, config.shift, size=2, endpoint=True).tolist()
+        rows = np.clip(np.arange(height) - down, 0, height - 1)
+        columns = np.clip(np.arange(width) - right, 0, width - 1)
+        image = image[:, rows[:, None], columns]
+    return np.ascontiguousarray(image)
+
+
+class _TrainStream(IterableDataset[Batch | ValueError]):
+    """The parts of the global batches that one reader (a process, or a worker of it) has to provide."""
+
+    def __init__(self, config: DataConfig, batch_size: int, seed: int, images_seen: int, share: Share) -> None:
+        self.config = config
+        self.batch_size = batch_size
+        self.seed = seed
+        self.images_seen = images_seen
+        self.share = share
+        self.reader = SplitReader(config.path, "train")
+        if not len(self.reader):
+            raise ValueError(f"{config.path}: the train split holds no image")
+
+    def __iter__(self) -> Iterator[Batch | ValueError]:
+        try:
+            yield from self._parts()
+        except (ValueError, OSError) as error:
+            # Handed over instead of raised, because a data loader turns what a worker raises into a traceback.
+            yield ValueError(str(error))
+
+    def _parts(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        share = Share(self.share.rank * workers + number, self.share.num_processes * workers)
+        slots = np.arange(self.batch_size)[share.slots(self.batch_size).start : share.slots(self.batch_size).stop]
+        sample_bytes = self.reader.mean_sample_bytes
+        longest = max(1, len(self.reader) // self.batch_size)
+        run_length = int(np.clip(RUN_BYTES / sample_bytes, 1, longest))
+        window = int(np.clip(WINDOW_BYTES / (sample_bytes * len(slots)), 1, run_length))
+        order = TrainingOrder(len(self.reader), run_length, self.batch_size, self.seed)
+        position = self.images_seen
+        while True:
+            batch_starts = position + self.batch_size * np.arange(window)
+            epochs, numbers = order.at(batch_starts[:, None] + slots)
+            samples, errors = self._read(numbers.ravel().tolist())
+            for row in zip(epochs.tolist(), numbers.tolist(), strict=True):
+                yield self._batch(zip(*row, strict=True), samples, errors)
+            position += self.batch_size * window
+
+    def _read(self, numbers: list[int]) -> tuple[dict[int, Sample], dict[int, ValueError]]:
+        if self.config.on_error == "stop":
+            return self.reader.read(numbers), {}
+        return self.reader.read_readable(numbers)
+
+    def _batch(
+        self, places: Iterable[tuple[int, int]], samples: dict[int, Sample], errors: dict[int, ValueError]
+    ) -> Batch:
+        """Decode the images of one batch, given as epoch and number."""
+        chosen, images, noise, skipped = [], [], [], []
+        for epoch, number in places:
+            try:
+                sample, pixels = self._decode(number, samples, errors)
+            except ValueError as error:
+                if self.config.on_error == "stop":
+                    raise
+                skipped.append(str(error))
+                sample, pixels = self._substitute(epoch, number)
+            rng = generator(self.seed, "train", epoch, sample.key)
+            chosen.append(sample)
+            images.append(augment(pixels, self.config, rng))
+            noise.append(uniform_noise(rng, self.reader.dataset.shape))
+        return dataclasses.replace(Batch.of(chosen, images, noise), skipped=tuple(skipped))
+
+    def _decode(
+        self, number: int, samples: dict[int, Sample], errors: dict[int, ValueError]
+    ) -> tuple[Sample, np.ndarray]:
+        if number in errors:
+            raise errors[number]
+        return samples[number], self.reader.decode(samples[number])
+
+    def _substitute(self, epoch: int, number: int) -> tuple[Sample, np.ndarray]:
+        """Return a random sample to stand in for a damaged one; which, depends on seed, epoch and number alone."""
+        rng = generator(self.seed, "substitute", epoch, number)
+        for other in rng.integers(len(self.reader), size=100).tolist():
+            with contextlib.suppress(ValueError):
+                return self._decode(other, *self._read([other]))
+        raise ValueError(f"{self.config.path}: of 100 samples at random, none can be read")

@@ -1,0 +1,1 @@
+"""Vectors to train flows on: points, densities, noise."""

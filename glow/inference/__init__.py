@@ -1,0 +1,1 @@
+"""Variational inference: targets, the evidence lower bound, quality of the fit."""

@@ -1,0 +1,255 @@
+"""How well a flow fits an unnormalised log-density, what it says of each dimension, and pictures."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from glow.evaluation.vectors import BATCH_SIZE, Array, Estimate, log_prob
+from glow.inference.targets import Target
+from glow.models.flow import Flow
+from glow.randomness import generator
+
+MAX_PANELS = 36
+MAX_GRID_ERROR = 0.01  # nats, between a grid and one of half the resolution
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Samples ``[n, D]`` of a flow, and the log-densities of flow and target there, ``[n]``; float64, in nats."""
+
+    samples: Array
+    log_flow: Array
+    log_target: Array
+
+    @property
+    def elbo(self) -> Estimate:
+        """The evidence lower bound."""
+        return Estimate.of(self.log_target - self.log_flow)
+
+    @property
+    def log_normalizer(self) -> Estimate:
+        """The log of the target's integral, by importance sampling: where the flow does not reach is not counted."""
+        weights, largest = self._weights()
+        mean = weights.mean()
+        relative_error = float(weights.std(ddof=1) / mean / math.sqrt(len(weights)))
+        return Estimate(float(np.log(mean)) + largest, relative_error, len(weights))
+
+    @property
+    def effective_fraction(self) -> float:
+        """How many independent draws of the target the samples are worth, by their importance weights, over their
+        number (Kish's formula).
+        """
+        weights, _ = self._weights()
+        return float(np.square(weights.sum()) / np.square(weights).sum() / len(weights))
+
+    def _weights(self) -> tuple[Array, float]:
+        """Return importance weights with a largest of 1, and the log of what they were divided by."""
+        log_weights = self.log_target - self.log_flow
+        largest = float(log_weights.max())
+        return np.exp(log_weights - largest), largest
+
+
+def noise_batches(num_dims: int, count: int, seed: int) -> Iterator[Array]:
+    """Yield standard normal noise float64 ``[n, D]``, ``count`` in all; what comes n-th depends on the seed and n."""
+    rng = generator(seed, "posterior")
+    for start in range(0, count, BATCH_SIZE):
+        yield rng.standard_normal((min(BATCH_SIZE, count - start), num_dims))
+
+
+@torch.no_grad()
+def draw(flow: Flow, target: Target, noise: Iterable[Array]) -> Draws:
+    """Map noise to samples, in float64 and in eval mode.
+
+    Raises:
+        ValueError: when the target is not finite there.
+    """
+    exact_flow, exact_target = _exact(flow), _exact(target)
+    device = flow.base.mean.device
+    parts = []
+    for batch in noise:
+        samples, log_flow = exact_flow.sample_and_log_prob(torch.from_numpy(batch).to(device))
+        log_target = exact_target(samples)
+        parts.append([values.double().cpu().numpy() for values in (samples, log_flow, log_target)])
+    draws = Draws(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    broken = np.flatnonzero(~np.isfinite(draws.log_target - draws.log_flow))
+    if len(broken):
+        first = draws.samples[broken[0]].round(3).tolist()[:8]
+        raise ValueError(
+            f"target {target.name}: NaN or infinite at {len(broken)} of {len(draws.samples)} samples of the flow, "
+            f"first at {first}"
+        )
+    return draws
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A log-density ``[n, n]`` at the midpoints of the cells of a rectangle, from ``low`` to ``high`` (two numbers
+    each); rows run along the second dimension.
+    """
+
+    low: Array
+    high: Array
+    log_density: Array
+
+    @property
+    def log_normalizer(self) -> float:
+        """The log of the integral over the rectangle."""
+        return float(np.logaddexp.reduce(self.log_density, axis=None) + math.log(self.cell.prod()))
+
+    @property
+    def cell(self) -> Array:
+        """Sides of a cell."""
+        return (self.high - self.low) / len(self.log_density)
+
+    @property
+    def edge(self) -> float:
+        """Share of the mass in the outermost cells: what lies beyond is at least of this order."""
+        mass = np.exp(self.log_density - np.logaddexp.reduce(self.log_density, axis=None))
+        mass[1:-1, 1:-1] = 0
+        return float(mass.sum())
+
+    def extent(self, share: float = 1e-3) -> tuple[Array, Array]:
+        """Return the corners of where all but about this share of the mass lies."""
+        mass = np.exp(self.log_density - self.log_density.max())
+        corners = []
+        for dimension, axis in enumerate((0, 1)):
+            cumulative = mass.sum(axis).cumsum() / mass.sum()
+            first, last = np.searchsorted(cumulative, [share / 2, 1 - share / 2])
+            corners.append(self.low[dimension] + np.array([first, last + 1]) * self.cell[dimension])
+        low, high = np.array(corners).T
+        return low, high
+
+    def points(self) -> Array:
+        """Return the midpoints, ``[n * n, 2]``."""
+        return _midpoints(self.low, self.high, len(self.log_density))
+
+
+def grid_of(target: Target, draws: Draws, resolution: int = 1000) -> Grid:
+    """Evaluate a target of two dimensions on the square that it tells of, or else on three times the range of the
+    samples of the flow.
+    """
+    if target.half_width is not None:
+        low, high = np.full(2, -target.half_width), np.full(2, target.half_width)
+    else:
+        smallest, largest = draws.samples.min(0), draws.samples.max(0)
+        low, high = 2 * smallest - largest, 2 * largest - smallest
+    return Grid(low, high, on_grid(target, low, high, resolution))
+
+
+@torch.no_grad()
+def on_grid(target: Target, low: Array, high: Array, resolution: int) -> Array:
+    """Return the log-density of a target at the midpoints of the cells of a rectangle, ``[n, n]``; -inf is allowed.
+
+    Raises:
+        ValueError: when it is NaN somewhere.
+    """
+    exact, device = _exact(target), target.origin.device
+    points = torch.from_numpy(_midpoints(low, high, resolution))
+    values = torch.cat([exact(batch.to(device)).double().cpu() for batch in points.split(BATCH_SIZE)])
+    if values.isnan().any():
+        first = points[values.isnan()][0].numpy().round(3).tolist()
+        raise ValueError(
+            f"target {target.name}: NaN at {int(values.isnan().sum())} of {len(values)} points, as {first}"
+        )
+    return values.numpy().reshape(resolution, resolution)
+
+
+def _midpoints(low: Array, high: Array, resolution: int) -> Array:
+    axes = [low[d] + (np.arange(resolution) + 0.5) * (high[d] - low[d]) / resolution for d in (0, 1)]
+    return np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+
+
+def describe(draws: Draws, target: Target) -> dict[str, Any]:
+    """Return what is known of the fit, in nats, and of the posterior: plain values."""
+    described: dict[str, Any] = {
+        "target": target.name,
+        "num_dims": target.num_dims,
+        "elbo": asdict(draws.elbo),
+        "importance": {
+            "log_normalizer": asdict(draws.log_normalizer),
+            "effective_sample_fraction": draws.effective_fraction,
+        },
+    }
+    if target.num_dims == 2:
+        grid, elbo = grid_of(target, draws), draws.elbo
+        coarse = Grid(grid.low, grid.high, on_grid(target, grid.low, grid.high, len(grid.log_density) // 2))
+        described["quadrature"] = {
+            "log_normalizer_nats": grid.log_normalizer,
+            "coarse_log_normalizer_nats": coarse.log_normalizer,
+            "low": grid.low.tolist(),
+            "high": grid.high.tolist(),
+            "edge_mass": grid.edge,
+        }
+        # Cells may be too large for the target: then there is no telling.
+        if abs(grid.log_normalizer - coarse.log_normalizer) < MAX_GRID_ERROR:
+            kl = Estimate(grid.log_normalizer - elbo.nats, elbo.standard_error, elbo.num_points)
+            described["kl"] = asdict(kl)
+    return described | {
+        "dimensions": [
+            _describe_dimension(name, x) for name, x in zip(target.dimensions, draws.samples.T, strict=True)
+        ],
+        "correlation": np.atleast_2d(np.corrcoef(draws.samples.T)).tolist(),
+    }
+
+
+def _describe_dimension(name: str, x: Array) -> dict[str, Any]:
+    quantiles = dict(zip(("q05", "q50", "q95"), np.quantile(x, [0.05, 0.5, 0.95]).tolist(), strict=True))
+    return {"name": name, "mean": float(x.mean()), "std": float(x.std(ddof=1)), **quantiles}
+
+
+def plot_posterior(draws: Draws, flow: Flow, target: Target) -> Figure:
+    """Draw target beside fit, in two dimensions; else the marginal densities of the fit."""
+    return plot_fit(draws, flow, target) if target.num_dims == 2 else plot_marginals(draws, target.dimensions)
+
+
+def plot_fit(draws: Draws, flow: Flow, target: Target, resolution: int = 200) -> Figure:
+    """Draw the densities of target and flow on one scale, where the target lies."""
+    figure = Figure(figsize=(8.8, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    low, high = grid_of(target, draws, 300).extent()
+    shown = densities(flow, target, Grid(low, high, on_grid(target, low, high, resolution)))
+    for axes, title, value in zip(panels, (f"target {target.name}", "flow"), shown, strict=True):
+        bounds = (low[0], high[0], low[1], high[1])
+        image = axes.imshow(value, extent=bounds, origin="lower", vmin=0, vmax=shown[0].max(), cmap="viridis")
+        axes.set(title=title, xlabel=target.dimensions[0], ylabel=target.dimensions[1])
+    figure.colorbar(image, ax=list(panels), shrink=0.8)
+    return figure
+
+
+def densities(flow: Flow, target: Target, grid: Grid) -> tuple[Array, Array]:
+    """Return the densities of the target, normalised on the grid, and of the flow there, ``[n, n]`` each."""
+    fitted = np.exp(log_prob(flow, grid.points())).reshape(grid.log_density.shape)
+    return np.exp(grid.log_density - grid.log_normalizer), fitted
+
+
+def plot_marginals(draws: Draws, names: Sequence[str]) -> Figure:
+    """Draw a histogram of each dimension, of the first 36."""
+    count = min(len(names), MAX_PANELS)
+    columns = min(6, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(2.2 * columns, 1.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, name, x in zip(panels[:count], names[:count], draws.samples.T[:count], strict=True):
+        axes.hist(x, bins=80, range=tuple(np.quantile(x, [0.0005, 0.9995])), density=True, color="C0")
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.set_title(name, fontsize=8)
+        axes.set_yticks([])
+        axes.tick_params(labelsize=7)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure
+
+
+def _exact(module: Any) -> Any:
+    """Return a float64 copy in eval mode."""
+    assert isinstance(module, nn.Module)
+    return copy.deepcopy(module).double().eval()

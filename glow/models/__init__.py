@@ -1,0 +1,1 @@
+"""Models: Glow for images, Flow for vectors, their priors, dequantisation and bit depth."""

@@ -1,0 +1,195 @@
+"""Flows of vectors: a base density, and bijectors that make another one of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from glow.bijectors.actnorm import ActNorm
+from glow.bijectors.base import Bijector, Composition, Inverse
+from glow.bijectors.batchnorm import BatchNorm
+from glow.bijectors.conv1x1 import LUConv1x1
+from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling, Coupling
+from glow.bijectors.mask import ChannelMask
+from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
+from glow.bijectors.planar import Planar
+from glow.bijectors.radial import Radial
+from glow.config import FlowConfig
+from glow.networks.mlp import MLP
+
+
+class DiagonalGaussian(nn.Module):
+    """``N(mean, diag(exp(log_scale))^2)``; standard normal, unless learned: then at first.
+
+    Args:
+        num_dims: D.
+        is_learned: Whether mean and log-scale are parameters.
+    """
+
+    mean: Tensor
+    log_scale: Tensor
+
+    def __init__(self, num_dims: int, *, is_learned: bool = False) -> None:
+        super().__init__()
+        self.num_dims = num_dims
+        for name in ("mean", "log_scale"):
+            zeros = torch.zeros(num_dims)
+            if is_learned:
+                self.register_parameter(name, nn.Parameter(zeros))
+            else:
+                self.register_buffer(name, zeros, persistent=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log-density of ``[N, D]``: ``[N]``, in nats."""
+        standard = (z - self.mean) * (-self.log_scale).exp()
+        return -0.5 * standard.square().sum(1) - self.log_scale.sum() - 0.5 * self.num_dims * math.log(2 * math.pi)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Return the example of standard normal ``noise``, both ``[N, D]``."""
+        return self.mean + noise * self.log_scale.exp()
+
+
+class Flow(nn.Module):
+    """The density of ``x [N, D]`` whose image under the bijectors, first to last, has the base density.
+
+    ``log p(x | context) = log base(z) + logdet`` with ``z, logdet = encode(x, context)``. A context is ``[N, K]``, one
+    vector an example, and goes to every bijector; what takes none ignores it.
+
+        >>> mask = ChannelMask(parity=0)
+        >>> flow = Flow(DiagonalGaussian(2), [AffineCoupling(MLP(1, 32, 2), mask), LUConv1x1(2)])
+        >>> loss = -flow.log_prob(x).mean()
+
+    Source: Papamakarios, Nalisnick, Rezende, Mohamed & Lakshminarayanan 2021 (arXiv 1912.02762), section 2.1.
+    """
+
+    def __init__(self, base: DiagonalGaussian, bijectors: Sequence[Bijector]) -> None:
+        super().__init__()
+        self.base = base
+        self.bijector = Composition(*bijectors)
+        self.num_dims = base.num_dims
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the log-density ``[N]``, in nats: the objective of training goes through here."""
+        return self.log_prob(x, context)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the log-density ``[N]``, in nats.
+
+        Raises:
+            ValueError: for another shape than ``[N, D]``, or a context of another number of examples.
+        """
+        z, logdet = self.encode(x, context)
+        return self.base.log_prob(z) + logdet
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents ``[N, D]``, which have the base density; and the logdet ``[N]``."""
+        self._check("data", x, context)
+        return self.bijector(x, context)
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map latents to data: undo ``encode``."""
+        self._check("latents", z, context)
+        return self.bijector.inverse(z, context)[0]
+
+    def sample(
+        self, noise: Tensor | int, context: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return examples ``[N, D]``, differentiable in noise and parameters; see ``sample_and_log_prob``."""
+        return self.sample_and_log_prob(noise, context, generator=generator)[0]
+
+    def sample_and_log_prob(
+        self, noise: Tensor | int, context: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return examples ``[N, D]`` and their log-densities ``[N]``, without going through the bijectors again.
+
+        Args:
+            noise: Standard normal, ``[N, D]``; or N, the number of examples to draw noise for.
+            context: ``[N, K]``, or None.
+            generator: Of the noise, on the device of the flow. Default: torch's.
+        """
+        if isinstance(noise, int):
+            like = self.base.mean
+            noise = torch.randn(noise, self.num_dims, generator=generator, dtype=like.dtype, device=like.device)
+        self._check("noise", noise, context)
+        z = self.base.from_noise(noise)
+        x, logdet = self.bijector.inverse(z, context)
+        return x, self.base.log_prob(z) - logdet
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set all ActNorms from a batch, over the batches of all processes (a collective). Call it before wrapping.
+
+        Raises:
+            ValueError: for data that is not finite.
+        """
+        if not x.isfinite().all():
+            raise ValueError(f"{int((~x.isfinite()).any(1).sum())} of {len(x)} examples have NaN or infinite numbers")
+        for name, module in self.named_modules():
+            if isinstance(module, ActNorm):
+                module.begin_initialization(name)
+        try:
+            self(x, context)
+        finally:
+            for module in self.modules():
+                if isinstance(module, ActNorm):
+                    module.pending_name = None
+
+    def _check(self, what: str, x: Tensor, context: Tensor | None) -> None:
+        if x.dim() != 2 or x.shape[1] != self.num_dims:
+            raise ValueError(
+                f"{what} {list(x.shape)} must be [N, {self.num_dims}]: the flow has {self.num_dims} dimensions"
+            )
+        if context is not None and (context.dim() != 2 or len(context) != len(x)):
+            raise ValueError(f"context {list(context.shape)} must be [N, K] with N = {len(x)}, one row an example")
+
+
+def build_flow(config: FlowConfig) -> Flow:
+    """Build the flow that the config describes: in each layer a normalisation and a linear map, where asked for, and
+    the map itself.
+
+    Raises:
+        ValueError: when the config has no number of dimensions.
+    """
+    num_dims = config.num_dims
+    if num_dims is None:
+        raise ValueError("flow.num_dims is not set: give the numbers in a vector")
+    bijectors: list[Bijector] = []
+    for index in range(config.num_layers):
+        if config.normalization != "none":
+            bijectors.append(ActNorm(num_dims) if config.normalization == "actnorm" else BatchNorm(num_dims))
+        if config.linear:
+            bijectors.append(LUConv1x1(num_dims))
+        bijectors.append(_layer(num_dims, index, config))
+    return Flow(DiagonalGaussian(num_dims, is_learned=config.base == "learned"), bijectors)
+
+
+def _layer(num_dims: int, index: int, config: FlowConfig) -> Bijector:
+    layer: Bijector
+    if config.kind == "planar":
+        layer = Planar(num_dims)
+    elif config.kind == "radial":
+        layer = Radial(num_dims)
+    else:
+        layer = vector_coupling(num_dims, index % 2, config)
+    return Inverse(layer) if config.inverse else layer
+
+
+def vector_coupling(num_dims: int, parity: int, config: FlowConfig, context_features: int = 0) -> Coupling:
+    """Build a coupling of vectors that changes the second half at parity 0 and the first at parity 1."""
+    mask = ChannelMask(parity)
+    given, changed = mask.sizes(num_dims)
+
+    def network(parameters: int) -> MLP:
+        width, depth = config.hidden_channels or 32, config.num_hidden_layers or 2
+        sizes = (given, width, parameters * changed)
+        return MLP(*sizes, num_hidden_layers=depth, context_features=context_features)
+
+    if config.kind == "additive":
+        return AdditiveCoupling(network(1), mask)
+    if config.kind == "affine":
+        return AffineCoupling(network(2), mask, config.scale or "tanh")
+    num_mixtures = config.num_mixtures or 8
+    return MixtureCoupling(network(parameters_per_number(num_mixtures)), mask, num_mixtures)

@@ -1,0 +1,236 @@
+"""Glow: a chain of squeezes, flow steps, splits and a prior, with the exact log-probability of discrete images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from glow.bijectors.actnorm import ActNorm
+from glow.bijectors.base import Bijector, Composition, sum_per_example
+from glow.bijectors.squeeze import Squeeze
+from glow.config import ModelConfig
+from glow.execution.memory import ChainRunner, Tape, run_step
+from glow.models.build import class_channels, flow_step, split_prior, top_prior
+from glow.models.dequantization import VariationalDequantizer
+from glow.models.images import dequantize, log_volume, quantize
+from glow.networks.convolutional import Network
+
+
+class Unit(nn.Module):
+    """One link of the chain: a bijector, after which the last ``num_latent_channels`` leave as standard normal latents.
+
+    ``forward(x, log_prob, context) -> (x, log_prob)`` adds the log-determinant, and the log-density of what leaves.
+    With a tape, a flow step keeps nothing for the backward pass, which rebuilds its input.
+    """
+
+    def __init__(self, bijector: Bijector, num_latent_channels: int = 0) -> None:
+        super().__init__()
+        self.bijector = bijector
+        self.num_latent_channels = num_latent_channels
+
+    def forward(
+        self, x: Tensor, log_prob: Tensor, context: Tensor | None = None, tape: Tape | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Advance the state ``[N, C, H, W]`` and the running log-probability ``[N]``."""
+        if tape is not None:
+            assert isinstance(self.bijector, Composition)
+            return run_step(self.bijector, tape, x, log_prob, context)
+        x, latent, logdet = self.encode(x, context)
+        log_prob = log_prob + logdet
+        if latent is not None:
+            log_prob = log_prob + standard_normal_log_prob(latent)
+        return x, log_prob
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the state that goes on, the latent that leaves (or None), and the log-determinant ``[N]``."""
+        x, logdet = self.bijector(x, context)
+        if not self.num_latent_channels:
+            return x, None, logdet
+        x, latent = x.split([x.shape[1] - self.num_latent_channels, self.num_latent_channels], dim=1)
+        return x, latent, logdet
+
+    def decode(self, x: Tensor, latent: Tensor | None, context: Tensor | None = None) -> Tensor:
+        """Undo ``encode``."""
+        if latent is not None:
+            x = torch.cat([x, latent], dim=1)
+        return self.bijector.invert(x, context)
+
+
+class Glow(nn.Module):
+    """Multiscale Glow over discrete images.
+
+    ``chain`` is flat: for each level a squeeze, K steps and a split, the last level ending in the prior instead.
+    Parameter names depend on the config alone. ``labels`` are classes, int64 ``[N]``: a class-conditional model needs
+    them, another one takes None alone.
+
+    Raises:
+        ValueError: when the config has no image shape, or no number of classes where it needs one.
+
+    Source: Kingma & Dhariwal 2018, figure 2.
+    """
+
+    chain: Sequence[Unit]
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.image_shape is None:
+            raise ValueError("model.image_shape is not set: give channels, height and width")
+        self.config = config
+        self.image_shape = config.image_shape
+        self.num_dims = math.prod(config.image_shape)
+        units: list[Unit] = []
+        self.latent_shapes: list[tuple[int, int, int]] = []
+        self.levels: list[range] = []  # of indices in the chain
+        self.state_shapes: list[tuple[int, int, int]] = []  # of what each unit gets
+        channels, height, width = config.image_shape
+        for level in range(config.num_levels):
+            self.state_shapes.append((channels, height, width))
+            shape = channels, height, width = 4 * channels, height // 2, width // 2
+            self.state_shapes += [shape] * (config.num_steps_per_level + 1)
+            units.append(Unit(Squeeze()))
+            units.extend(Unit(flow_step(shape, index, config)) for index in range(config.num_steps_per_level))
+            self.levels.append(range(len(units) - 1 - config.num_steps_per_level, len(units) + 1))
+            is_last = level == config.num_levels - 1
+            num_latent = channels if is_last else channels // 2
+            units.append(Unit(top_prior(channels, config) if is_last else split_prior(channels, config), num_latent))
+            self.latent_shapes.append((num_latent, height, width))
+            channels -= num_latent
+        self.chain = nn.ModuleList(units)  # type: ignore[assignment]
+        self.runner = ChainRunner()
+        self.num_classes = class_channels(config)
+        self.dequantizer = VariationalDequantizer(config) if config.dequantization == "variational" else None
+
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the log-probability of discrete images, ``[N]``, in nats: a sample of the dequantisation bound.
+
+        Args:
+            images: uint8 ``[N, C, H, W]``.
+            noise: In (0, 1), same shape; its dtype (that of the parameters) is the precision of state and result.
+            labels: Classes, or None.
+        """
+        return self.cumulative_log_prob(images, noise, labels)[-1]
+
+    def cumulative_log_prob(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> list[Tensor]:
+        """Return the running log-probability ``[N]`` after dequantisation and after each level: L + 1 tensors."""
+        with torch.autocast(images.device.type, enabled=False):
+            x, log_prob = self.dequantize(images, noise)
+            context = self.context(labels, x)
+            cumulative = [log_prob]
+            for level in self.levels:
+                x, log_prob = self.runner.run([self.chain[index] for index in level], x, log_prob, context)
+                cumulative.append(log_prob)
+            return cumulative
+
+    def dequantize(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the point ``[N, C, H, W]`` in data space that images and noise stand for, and what it adds ``[N]``.
+
+        That is the log of the volume of a cell of the data grid, less the log-density of the noise within it.
+
+        Raises:
+            ValueError: for images of another shape or dtype.
+        """
+        if images.shape[1:] != self.image_shape or noise.shape != images.shape:
+            raise ValueError(
+                f"images {list(images.shape)} and noise {list(noise.shape)} must both be [N, C, H, W] with "
+                f"[C, H, W] = {list(self.image_shape)}"
+            )
+        bits = self.config.num_bits
+        log_prob = noise.new_full((len(noise),), log_volume(self.num_dims, bits))
+        if self.dequantizer is not None:
+            centres = dequantize(images, torch.full_like(noise, 0.5), bits)
+            noise, entropy = self.dequantizer(centres, noise)
+            log_prob = log_prob + entropy
+        return dequantize(images, noise, bits), log_prob
+
+    def context(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
+        """Return labels as what the chain is conditioned on: one-hot ``[N, classes, 1, 1]`` of the dtype of ``x``.
+
+        Raises:
+            ValueError: when a class-conditional model gets no labels, or another one does.
+        """
+        if (labels is None) == (self.num_classes > 0):
+            raise ValueError(
+                "this model is class_conditional and needs labels"
+                if self.num_classes
+                else "this model is not class_conditional and takes no labels"
+            )
+        if labels is None:
+            return None
+        return nn.functional.one_hot(labels, self.num_classes).to(x.dtype)[:, :, None, None]
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """Return the latents and the logdet ``[N]``.
+
+        There is one latent tensor a level, shallowest first, each N(0, I) under the model.
+        """
+        latents, total, context = [], x.new_zeros(len(x)), self.context(labels, x)
+        with torch.autocast(x.device.type, enabled=False):
+            for unit in self.chain:
+                x, latent, logdet = unit.encode(x, context)
+                total = total + logdet
+                if latent is not None:
+                    latents.append(latent)
+        return latents, total
+
+    def decode(self, latents: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
+        """Return the point in data space ``[N, C, H, W]`` that ``encode`` maps to ``latents``; nothing is rescaled."""
+        remaining = list(latents)
+        x = remaining[-1][:, :0]
+        context = self.context(labels, x)
+        with torch.autocast(x.device.type, enabled=False):
+            for unit in reversed(self.chain):
+                x = unit.decode(x, remaining.pop() if unit.num_latent_channels else None, context)
+        return x
+
+    def sample(self, noise: Tensor, temperature: float | Sequence[float], labels: Tensor | None = None) -> Tensor:
+        """Return the uint8 images ``[N, C, H, W]`` of standard normal noise ``[N, C*H*W]`` times the temperature.
+
+        Args:
+            noise: One row an image; it is cut into the latents of the levels, shallowest first.
+            temperature: One number, or one a level, shallowest first. 0 is deterministic. For affine couplings this
+                is not sampling from p(x)^(1/T^2), which would need the normaliser of that density.
+            labels: Classes, or None.
+        """
+        return quantize(self.decode(self.scale_noise(noise, temperature), labels), self.config.num_bits)
+
+    def scale_noise(self, noise: Tensor, temperature: float | Sequence[float]) -> list[Tensor]:
+        """Cut standard normal noise ``[N, C*H*W]`` into latents, one tensor a level, times the temperature."""
+        temperatures = [temperature] * len(self.latent_shapes) if isinstance(temperature, int | float) else temperature
+        if len(temperatures) != len(self.latent_shapes):
+            raise ValueError(f"temperature: {len(temperatures)} numbers for {len(self.latent_shapes)} levels")
+        parts = noise.split([math.prod(shape) for shape in self.latent_shapes], dim=1)
+        scaled = zip(parts, self.latent_shapes, temperatures, strict=True)
+        return [scale * part.reshape(-1, *shape) for part, shape, scale in scaled]
+
+    def set_memory(self, mode: str, anchor_every: int | None = None) -> None:
+        """Choose what is kept for the backward pass: a mode of ``ChainRunner``.
+
+        Networks outside the chain, those of a variational dequantiser, are computed again in both modes that save
+        memory.
+        """
+        in_chain = set(self.chain.modules()) if isinstance(self.chain, nn.Module) else set()
+        for module in self.modules():
+            if isinstance(module, Network):
+                module.is_recomputed = mode == "checkpoint" or (mode == "reversible" and module not in in_chain)
+        self.runner = ChainRunner(mode, anchor_every)
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> None:
+        """Set all ActNorms from a batch, over the batches of all processes (a collective). Call it before wrapping."""
+        for name, module in self.named_modules():
+            if isinstance(module, ActNorm):
+                module.begin_initialization(name)
+        try:
+            self(images, noise, labels)
+        finally:
+            for module in self.modules():
+                if isinstance(module, ActNorm):
+                    module.pending_name = None
+
+
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """Return the log-density of N(0, I), ``[N, ...] -> [N]``, in nats."""
+    return -0.5 * (sum_per_example(z.square()) + math.prod(z.shape[1:]) * math.log(2 * math.pi))

@@ -1,0 +1,113 @@
+"""Priors as bijectors: whiten latents with a learned mean and scale, so that every latent is standard normal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from glow.bijectors.base import Bijector, sum_per_example
+from glow.networks.convolutional import ContextConv2d, ZeroConv2d
+
+
+class SplitPrior(Bijector):
+    """``z_b = (x_b - mean(x_a)) * exp(-log_scale(x_a))``, ``z_a = x_a``, logdet ``-sum(log_scale)``.
+
+    The second half of the channels is what a split factors out; mean and log-scale come from the first half by one
+    zero-initialised 3x3 convolution, and from the context if there is one. ``x`` is ``[N, 2c, H, W]``.
+
+    Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP), section 3.6; the authors' code of Kingma & Dhariwal 2018.
+    """
+
+    def __init__(self, num_channels: int, padding: str = "zeros", context_channels: int = 0) -> None:
+        super().__init__()
+        self.conv = ZeroConv2d(num_channels // 2, num_channels, padding)
+        self.context = ContextConv2d(context_channels, num_channels) if context_channels else None
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        x_a, x_b = x.chunk(2, dim=1)
+        mean, log_scale = self._mean_and_log_scale(x_a, context)
+        return torch.cat([x_a, (x_b - mean) * (-log_scale).exp()], dim=1), -sum_per_example(log_scale)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latents to data."""
+        z_a, z_b = z.chunk(2, dim=1)
+        mean, log_scale = self._mean_and_log_scale(z_a, context)
+        return torch.cat([z_a, z_b * log_scale.exp() + mean], dim=1), sum_per_example(log_scale)
+
+    def _mean_and_log_scale(self, x_a: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        output = self.conv(x_a)
+        if self.context is not None:
+            output = output + self.context(context)
+        mean, log_scale = output.chunk(2, dim=1)
+        return mean, log_scale
+
+
+class _TopPrior(Bijector):
+    """``z = (x - mean) * exp(-log_scale)``, logdet ``-sum(log_scale)``; a subclass says where both come from."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        mean, log_scale = self._mean_and_log_scale(x, context).chunk(2, dim=1)
+        return (x - mean) * (-log_scale).exp(), -sum_per_example(log_scale)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latents to data."""
+        mean, log_scale = self._mean_and_log_scale(z, context).chunk(2, dim=1)
+        return z * log_scale.exp() + mean, sum_per_example(log_scale)
+
+    def _mean_and_log_scale(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Return both, ``[N, 2C, H, W]``, for a state of the shape of ``x``."""
+        raise NotImplementedError
+
+
+class TopPrior(_TopPrior):
+    """``z = (x - mean) * exp(-log_scale)`` with one learned mean and log-scale a channel, both 0 at first.
+
+    logdet is ``-H W sum(log_scale)``. With a context, what it gives is added to both. ``x`` is ``[N, C, H, W]``.
+
+    Source: Kingma & Dhariwal 2018, the authors' code (``learntop``, and ``ycond`` for classes).
+    """
+
+    def __init__(self, num_channels: int, context_channels: int = 0) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(num_channels))
+        self.log_scale = nn.Parameter(torch.zeros(num_channels))
+        self.context = ContextConv2d(context_channels, 2 * num_channels) if context_channels else None
+
+    def _mean_and_log_scale(self, x: Tensor, context: Tensor | None) -> Tensor:
+        output = torch.cat([self.mean, self.log_scale])[:, None, None]
+        if self.context is not None:
+            output = output + self.context(context)
+        return output.expand(len(x), -1, *x.shape[2:])
+
+
+class BorderTopPrior(_TopPrior):
+    """A top prior whose mean and log-scale are a 3x3 convolution of nothing but the border that ``padding`` adds.
+
+    So they differ between the pixels at the border and those inside. logdet is ``-sum(log_scale)``; ``x`` is
+    ``[N, C, H, W]``.
+
+    Source: the authors' code of Kingma & Dhariwal 2018 (padding ``indicator``); rosinality's (padding ``ones``).
+    """
+
+    def __init__(self, num_channels: int, padding: str, context_channels: int = 0) -> None:
+        super().__init__()
+        self.conv = ZeroConv2d(num_channels, 2 * num_channels, padding)
+        self.context = ContextConv2d(context_channels, 2 * num_channels) if context_channels else None
+
+    def _mean_and_log_scale(self, x: Tensor, context: Tensor | None) -> Tensor:
+        output = self.conv(torch.zeros_like(x))
+        return output if self.context is None else output + self.context(context)
+
+
+class Identity(Bijector):
+    """``z = x``, logdet 0: a prior that learns nothing."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``x``."""
+        return x, x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``z``."""
+        return z, z.new_zeros(len(z))

@@ -1,0 +1,1 @@
+"""What couplings compute with: networks of images and vectors, and how they are made fast."""

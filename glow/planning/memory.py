@@ -1,0 +1,289 @@
+"""Memory of the processes of a training, predicted before it starts; and the mode that suits a device."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from glow.config import ParallelConfig, TrainRun
+from glow.cost.units import UnitCost, cut, unit_costs
+from glow.execution.precision import NETWORK_DTYPES
+
+MEMORY_MODES = ("stored", "checkpoint", "reversible")
+# Arithmetic of a step in forward passes: forwards, twice that backwards, and what is computed again.
+FORWARD_PASSES = {"stored": 3, "checkpoint": 4, "reversible": 4}
+NUM_MOMENTS = {"adam": 2, "adamw": 2, "adamax": 2, "sgd": 1}
+# Optimisers that are not fused make a copy of the gradients, on GPUs of all at once.
+NUM_GRADIENT_COPIES = {"adam": 0, "adamw": 0, "adamax": 1, "sgd": 1}
+# Of a step that is gathered, and the next one: the weights, and the buffer they come in. Its gradient likewise.
+NUM_GATHERED = 6
+# Share of a device that is left to its driver, to convolutions' own buffers, and to gaps between tensors.
+RESERVE = 0.1
+# Images that keep a GPU busy have so many pixels together: one of 256x256, 16 of 64x64, 64 of 32x32.
+BUSY_PIXELS = 256 * 256
+MAX_IMAGES = 2**20
+# Processes that share a model or a pipeline, where the configuration does not say: those of one machine.
+GROUP_SIZE = 8
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """Memory of one process, in bytes, when it needs most."""
+
+    units: range
+    """Of the chain, that it computes."""
+    num_parameters: int
+    """Parameters of these units."""
+    num_macs: int
+    """Multiply-accumulates of these units: one forward pass of one image."""
+    weight_bytes: int
+    """Parameters and buffers."""
+    gradient_bytes: int
+    """Gradients."""
+    optimizer_bytes: int
+    """State of the optimiser."""
+    ema_bytes: int
+    """Averaged weights."""
+    communication_bytes: int
+    """Buffers for what processes exchange."""
+    kept_bytes: int
+    """What forward passes keep for backward passes."""
+    working_bytes: int
+    """What is needed besides in the middle of a pass, or by the optimiser."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All together."""
+        return sum(getattr(self, field.name) for field in dataclasses.fields(self) if field.name.endswith("_bytes"))
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to train."""
+
+    parallel: ParallelConfig
+    """Layout over processes."""
+    memory: str
+    """Memory mode."""
+    needed_bytes: int
+    """Memory of the process that needs most, at the microbatch that was asked about."""
+    largest: int
+    """Images in the largest microbatch that fits, however large the batch is; 0: none."""
+    microbatch_size: int
+    """Images in a microbatch of this batch: as many as fit, in parts that are as equal as can be; 0: none fits."""
+    share: int
+    """Images in the largest microbatch that this batch allows."""
+
+    @property
+    def layout(self) -> str:
+        """Mode, and number of stages or shards."""
+        count = self.parallel.stages or self.parallel.shards
+        return f"{self.parallel.mode} {count}" if count else self.parallel.mode
+
+    @property
+    def arguments(self) -> str:
+        """Options of the training stage."""
+        parts = [f"--memory {self.memory} --parallel.mode {self.parallel.mode}"]
+        parts += [f"--parallel.stages {self.parallel.stages}"] if self.parallel.stages else []
+        parts += [f"--parallel.shards {self.parallel.shards}"] if self.parallel.shards else []
+        return " ".join([*parts, f"--train.microbatch_size {self.microbatch_size}"])
+
+
+def process_memory(run: TrainRun, num_processes: int, images: int, device_type: str = "cuda") -> list[ProcessMemory]:
+    """Return the memory of a process of each pipeline stage; in other modes that of any process, alone in the list.
+
+    Args:
+        run: With the shape of images, and the number of classes where there are any.
+        num_processes: That take part.
+        images: Microbatch: what a process computes at once.
+        device_type: On which it computes; on cpu the optimiser goes through the parameters one by one.
+
+    Raises:
+        ValueError: when the model cannot be laid over so many processes.
+    """
+    config = run.parallel
+    if num_processes % (config.stages or config.shards or 1):
+        name = "stages" if config.stages else "shards"
+        raise ValueError(
+            f"parallel.{name}: {getattr(config, name)}, but {num_processes} processes are not a multiple of it"
+        )
+    costs = _costs(run)
+    if config.mode != "pipeline":
+        return [_memory(run, costs, range(len(costs)), _Part(num_processes, images, device_type))]
+    assert config.stages is not None
+    pipelines = num_processes // config.stages
+    num_microbatches = math.ceil(run.train.batch_size / (pipelines * images))
+    # 1F1B: of stage s, S - s forward passes are ahead of the backward passes; there are S microbatches or more.
+    return [
+        _memory(run, costs, units, _Part(pipelines, images, device_type, config.stages - number, num_microbatches))
+        for number, units in enumerate(_stages(costs, config.stages))
+    ]
+
+
+def describe_stages(stages: Sequence[ProcessMemory]) -> str:
+    """Return a table of the processes of a pipeline, or of any process of another layout."""
+    total = sum(stage.num_macs for stage in stages)
+    lines = [f"  {'stage':8}{'units':>12}{'M parameters':>16}{'% of arithmetic':>18}{'GiB a process':>16}"]
+    for number, stage in enumerate(stages):
+        units = f"{stage.units.start}-{stage.units.stop - 1}"
+        share, gib = f"{100 * stage.num_macs / total:.1f}", f"{stage.total_bytes / 2**30:.2f}"
+        lines.append(f"  {number:<8}{units:>12}{stage.num_parameters / 1e6:>16.3f}{share:>18}{gib:>16}")
+    return "\n".join(lines)
+
+
+def options(run: TrainRun, num_processes: int, capacity_bytes: float, images: int) -> list[Option]:
+    """Return all ways to train, the fastest first: those with the least communication, then with the least arithmetic.
+
+    Args:
+        run: What is trained; its stages and shards are taken where it has some.
+        num_processes: That take part.
+        capacity_bytes: Memory of the device of each; RESERVE of it is not planned with.
+        images: Microbatch to give the memory for.
+    """
+    found = []
+    for parallel in _layouts(run.parallel, num_processes, run.model.num_levels * run.model.num_steps_per_level):
+        for memory in MEMORY_MODES:
+            candidate = in_mode(run, memory, parallel)
+            sizes = microbatch_sizes(candidate, num_processes)
+            if not sizes:
+                continue
+            needs = functools.partial(_most_needed, candidate, num_processes)
+            largest = bisect.bisect_right(range(1, MAX_IMAGES), (1 - RESERVE) * capacity_bytes, key=needs)
+            found.append(Option(parallel, memory, needs(images), largest, _even_size(sizes, largest), sizes[-1]))
+    return found
+
+
+def recommend(run: TrainRun, ways: Sequence[Option]) -> Option | None:
+    """Return the first way that computes enough images at once to keep a GPU busy; or that computes most; or None.
+
+    Enough are ``train.microbatch_size``, where it is given, or BUSY_PIXELS, or a process's part of the batch.
+    """
+    assert run.model.image_shape is not None
+    _, height, width = run.model.image_shape
+    wanted = run.train.microbatch_size or math.ceil(BUSY_PIXELS / (height * width))
+    fitting = [way for way in ways if way.microbatch_size]
+    for way in fitting:
+        if way.largest >= min(wanted, way.share):
+            return way
+    return max(fitting, key=lambda way: way.largest, default=None)
+
+
+def in_mode(run: TrainRun, memory: str, parallel: ParallelConfig | None = None) -> TrainRun:
+    """Return the run in another memory mode, and laid out like that; None: ddp."""
+    changes: dict[str, Any] = {"memory": memory, "parallel": parallel or ParallelConfig()}
+    return dataclasses.replace(run, **changes)
+
+
+def microbatch_sizes(run: TrainRun, num_processes: int) -> list[int]:
+    """Return the sizes of microbatches that ``run`` could choose, smallest first."""
+    num_stages = run.parallel.stages or 1
+    share = math.ceil(run.train.batch_size * num_stages / num_processes)
+    if num_stages == 1:
+        return list(range(1, share + 1))
+    # A pipeline wants equal ones, and as many as it has stages.
+    return [size for size in range(1, share // num_stages + 1) if share % size == 0]
+
+
+def _even_size(sizes: Sequence[int], largest: int) -> int:
+    """Return the smallest of the sizes that takes as few passes as the largest that fits; 0 where none does."""
+    passes = [math.ceil(sizes[-1] / size) for size in sizes if size <= largest]
+    return sizes[passes.index(passes[-1])] if passes else 0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one process has of the work."""
+
+    num_copies: int
+    """Processes that have the same units, or shards of them."""
+    images: int
+    """Microbatch."""
+    device_type: str
+    """Device that it is on."""
+    in_flight: int = 1
+    """Microbatches that wait for their backward pass."""
+    num_microbatches: int = 1
+    """Microbatches of a step."""
+
+
+def _memory(run: TrainRun, costs: Sequence[UnitCost], units: range, part: _Part) -> ProcessMemory:
+    own = [costs[index] for index in units]
+    num_parameters = sum(cost.num_parameters for cost in own)
+    num_held = num_parameters // _num_shards(run.parallel, part.num_copies)
+    kept = [part.images * cost.kept_bytes + cost.kept_weight_bytes for cost in own]
+    ahead = (part.in_flight - 1) * sum(kept)
+    peak = max(
+        kept_until + part.images * cost.working_bytes + cost.working_weight_bytes
+        for kept_until, cost in zip(itertools.accumulate(kept), own, strict=True)
+    )
+    optimizer = run.optimizer
+    num_copies = NUM_GRADIENT_COPIES[optimizer.name] if part.device_type == "cuda" else 0
+    # The optimiser comes when nothing is kept any more.
+    most = max(ahead + peak, 4 * num_held * num_copies)
+    return ProcessMemory(
+        units=units,
+        num_parameters=num_parameters,
+        num_macs=sum(cost.num_macs for cost in own),
+        weight_bytes=4 * (num_held + sum(cost.num_buffers for cost in own)),
+        gradient_bytes=4 * num_held,
+        optimizer_bytes=4 * num_held * NUM_MOMENTS[optimizer.name],
+        ema_bytes=4 * num_held,
+        communication_bytes=_communication_bytes(run.parallel, costs, units, part),
+        kept_bytes=ahead + sum(kept),
+        working_bytes=most - ahead - sum(kept),
+    )
+
+
+def _communication_bytes(parallel: ParallelConfig, costs: Sequence[UnitCost], units: range, part: _Part) -> int:
+    own = [costs[index] for index in units]
+    if parallel.mode in ("fsdp", "hsdp"):
+        return 4 * NUM_GATHERED * max(cost.num_parameters for cost in own) if part.num_copies > 1 else 0
+    # A flat copy of all gradients; and the states at both ends of a stage, of all microbatches.
+    gradients = 4 * sum(cost.num_parameters for cost in own) if part.num_copies > 1 else 0
+    ends = [costs[index].state_bytes for index in (units.start, units.stop) if 0 < index < len(costs)]
+    return gradients + (part.num_microbatches + 1) * part.images * sum(ends)
+
+
+def _num_shards(parallel: ParallelConfig, num_copies: int) -> int:
+    if parallel.mode == "hsdp":
+        assert parallel.shards is not None
+        return parallel.shards
+    return num_copies if parallel.mode == "fsdp" else 1
+
+
+def _layouts(given: ParallelConfig, num_processes: int, num_steps: int) -> list[ParallelConfig]:
+    """Return the layouts that so many processes can choose from, least communication first."""
+    if num_processes == 1:
+        return [ParallelConfig(reduce_dtype=given.reduce_dtype)]
+    group = next(size for size in range(min(GROUP_SIZE, num_processes), 0, -1) if num_processes % size == 0)
+    layouts = [dataclasses.replace(given, mode="ddp", stages=None, shards=None)]
+    shards = given.shards or group
+    if 1 < shards < num_processes:
+        layouts.append(dataclasses.replace(given, mode="hsdp", stages=None, shards=shards))
+    layouts.append(dataclasses.replace(given, mode="fsdp", stages=None, shards=None))
+    stages = given.stages or group
+    if 1 < stages <= num_steps:
+        layouts.append(dataclasses.replace(given, mode="pipeline", stages=stages, shards=None))
+    return layouts
+
+
+def _most_needed(run: TrainRun, num_processes: int, images: int) -> int:
+    return max(memory.total_bytes for memory in process_memory(run, num_processes, images))
+
+
+def _costs(run: TrainRun) -> tuple[UnitCost, ...]:
+    dtype = NETWORK_DTYPES[run.train.mixed_precision or "no"] or torch.float32
+    return tuple(unit_costs(run.model, run.memory, run.anchor_every or None, dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def _stages(costs: tuple[UnitCost, ...], num_stages: int) -> list[range]:
+    return cut(costs, num_stages)

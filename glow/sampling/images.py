@@ -1,0 +1,105 @@
+"""Seeds to latents to images, or to vectors: image i depends on (seed, i) alone."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from glow.models.flow import Flow
+from glow.models.glow import Glow
+from glow.models.images import quantize
+from glow.randomness import generator
+from glow.sampling.groups import aligned_ranges, group_size
+
+
+def latent_noise(seed: int, index: int, num_dims: int) -> np.ndarray:
+    """Return the standard normal latents of image ``index``, float32 ``[num_dims]``."""
+    return generator(seed, "sample", index).standard_normal(num_dims, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What decides an image besides its index: the seed, and the class (None: the classes in turn)."""
+
+    seed: int
+    label: int | None = None
+
+    def class_of(self, index: int, num_classes: int) -> int:
+        """Return the class of image ``index``; 0 for a model without classes."""
+        return index % max(1, num_classes) if self.label is None else self.label
+
+    def check(self, num_classes: int) -> None:
+        """Raise a ValueError when a model of so many classes does not have that one."""
+        if self.label is not None and self.label >= num_classes:
+            has = f"classes 0 to {num_classes - 1}" if num_classes else "no classes"
+            raise ValueError(f"label: {self.label}, but the model has {has}")
+
+
+@torch.no_grad()
+def sample_images(
+    model: Glow, indices: range, temperature: float | Sequence[float], draw: Draw, batch_size: int = 64
+) -> Iterator[Tensor]:
+    """Yield the uint8 images ``[n, C, H, W]`` of consecutive indices, ``batch_size`` at a time.
+
+    Image i is always computed as row ``i % group`` of a group, so that it is bitwise the same whatever range and batch
+    size it is asked for with.
+
+    Raises:
+        ValueError: when the model does not have the class that is asked for.
+    """
+    draw.check(model.num_classes)
+    parameter = next(model.parameters())
+    group = group_size(model.image_shape)
+    images: list[Tensor] = []
+    for chunk in aligned_ranges(indices, group):
+        noise = torch.zeros(group, model.num_dims, dtype=parameter.dtype)
+        for index in chunk:
+            noise[index % group] = torch.from_numpy(latent_noise(draw.seed, index, model.num_dims))
+        first = chunk.start - chunk.start % group
+        labels = [draw.class_of(index, model.num_classes) for index in range(first, first + group)]
+        rows = slice(chunk.start % group, chunk.start % group + len(chunk))
+        latents = model.scale_noise(noise.to(parameter.device), temperature)
+        x = model.decode(latents, torch.tensor(labels).to(parameter.device) if model.num_classes else None)[rows]
+        for row in (~x.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
+            warnings.warn(f"image {chunk[row]} at temperature {temperature} is not finite", stacklevel=2)
+        images.extend(quantize(x, model.config.num_bits).cpu())
+        while len(images) >= batch_size:
+            yield torch.stack(images[:batch_size])
+            images = images[batch_size:]
+    if images:
+        yield torch.stack(images)
+
+
+@torch.no_grad()
+def sample_vectors(flow: Flow, count: int, seed: int) -> np.ndarray:
+    """Draw vectors of a flow, float32 ``[count, D]``; vector i depends on the seed and i, up to rounding."""
+    noise = generator(seed, "sample").standard_normal((count, flow.num_dims), dtype=np.float32)
+    like = next(flow.parameters())
+    return flow.sample(torch.from_numpy(noise).to(like)).float().cpu().numpy()
+
+
+def image_grid(images: Tensor, num_rows: int = 0) -> np.ndarray:
+    """Arrange uint8 images ``[n, C, H, W]`` in a grid: uint8 ``[H, W, 3]``.
+
+    Images smaller than 48 pixels are enlarged by a whole factor, so that a person can see them.
+
+    Args:
+        images: The images.
+        num_rows: With so many rows, image i is in row ``i % num_rows``. 0: row by row, about as wide as high.
+    """
+    if num_rows:
+        blanks = images.new_full((-len(images) % num_rows, *images.shape[1:]), 127)
+        columns = torch.cat([images, blanks]).unflatten(0, (-1, num_rows))
+        images = columns.transpose(0, 1).flatten(0, 1)
+    factor = max(1, 48 // max(images.shape[2:]))
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    num_columns = len(images) // num_rows if num_rows else math.ceil(math.sqrt(len(images)))
+    grid = make_grid(images, nrow=num_columns, padding=max(1, factor // 2), pad_value=127)
+    return grid.permute(1, 2, 0).numpy()

@@ -1,0 +1,314 @@
+"""Anomaly scores: likelihood, typicality, correction for complexity, AUROC, and what the stage writes."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import perturb, run_ranks, tiny_config, tiny_glow, write_images
+from PIL import Image
+
+from glow.config import DataConfig, PrepareRun, TrainRun
+from glow.data.prepare.opening import Place
+from glow.data.prepare.writer import prepare
+from glow.data.read.reader import SplitReader
+from glow.evaluation.anomaly import CODES, AnomalyScore, Auroc, Code, shortest_code
+from glow.evaluation.likelihood import ImageScore
+from glow.training.checkpoint import CheckpointManager, Snapshot
+from pipelines import evaluate as evaluate_stage
+from pipelines import score as score_stage
+
+FILES = {"scores.csv", "scores.json", "scores.png"}
+
+
+def save_run(path, dataset, model, **changes):
+    """Write a run directory with a checkpoint of a model, said to be trained on a data set."""
+    config = TrainRun(str(path), tiny_config(**changes), DataConfig(path=str(dataset)))
+    state = {"step": 7, "images_seen": 84, "validation_bits_per_dim": 5.0}
+    tensors = {"model": model.state_dict(), "ema": model.state_dict()}
+    CheckpointManager(path).save(Snapshot(tensors, config, state))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, dataset):
+    model = tiny_glow(torch.float32)
+    perturb(model, 0.02, seed=3)
+    return save_run(tmp_path_factory.mktemp("runs") / "tiny", dataset, model)
+
+
+@pytest.fixture(scope="module")
+def constant(tmp_path_factory):
+    """A folder of 9 images of one colour each, without classes."""
+    folder = tmp_path_factory.mktemp("outliers") / "constant"
+    folder.mkdir()
+    for number in range(9):
+        Image.new("RGB", (8, 8), (20 * number, 100, 200)).save(folder / f"{number}.png")
+    return folder
+
+
+def score(run, data, output, *extra):
+    score_stage.main(["--checkpoint", str(run), "--data", str(data), "--output", str(output), *extra])
+    with (output / "scores.csv").open() as file:
+        return json.loads((output / "scores.json").read_text()), list(csv.DictReader(file))
+
+
+def test_likelihood_is_that_of_an_evaluation(run, dataset, tmp_path):
+    evaluate_stage.main(
+        ["--checkpoint", str(run), "--data", str(dataset), "--output", str(tmp_path / "report"), "--seed", "5"]
+    )
+    with (tmp_path / "report/per_image.csv").open() as file:
+        expected = [(row["key"], row["bits_per_dim"]) for row in csv.DictReader(file)]
+    _, rows = score(run, dataset, tmp_path / "scores", "--seed", "5", "--batch_size", "3")
+    assert [(row["key"], row["bits_per_dim"]) for row in rows] == expected
+
+
+def test_likelihood_of_a_class_conditional_model_is_that_without_label(dataset, constant, tmp_path):
+    changes = {"class_conditional": True, "num_classes": 2}
+    run = save_run(tmp_path / "run", dataset, tiny_glow(torch.float32, **changes), **changes)
+    evaluate_stage.main(["--checkpoint", str(run), "--data", str(dataset), "--output", str(tmp_path / "report")])
+    with (tmp_path / "report/per_image.csv").open() as file:
+        expected = [float(row["bits_per_dim_without_label"]) for row in csv.DictReader(file)]
+    _, rows = score(run, dataset, tmp_path / "scores", "--outliers", str(constant))
+    assert [float(row["bits_per_dim"]) for row in rows[:23]] == pytest.approx(expected, abs=1e-12)
+    assert len(rows) == 23 + 9  # the outliers have no labels at all
+
+
+def test_scores_by_hand():
+    found = AnomalyScore.of(ImageScore("a", None, 3.0, ()), Code(4.5, "png"), reference_bits_per_dim=3.25)
+    assert (found.bits_per_dim, found.typicality, found.complexity_corrected) == (3.0, 0.25, -1.5)
+    above = AnomalyScore.of(ImageScore("b", None, 4.0, ()), Code(1.0, "webp"), reference_bits_per_dim=3.25)
+    assert (above.bits_per_dim, above.typicality, above.complexity_corrected) == (4.0, 0.75, 3.0)
+
+
+def test_typical_likelihood_is_the_mean_of_the_validation_images_of_the_training(run, dataset, tmp_path):
+    _, validation = score(run, dataset, tmp_path / "validation", "--split", "validation")
+    typical = np.mean([float(row["bits_per_dim"]) for row in validation])
+    summary, rows = score(run, dataset, tmp_path / "test")
+    assert summary["reference"]["name"] == "tiny:validation"
+    assert summary["reference"]["num_images"] == 13
+    assert summary["reference"]["bits_per_dim"]["mean"] == pytest.approx(typical, abs=1e-12)
+    expected = [abs(float(row["bits_per_dim"]) - typical) for row in rows]
+    assert [float(row["typicality"]) for row in rows] == pytest.approx(expected, abs=1e-12)
+    other, _ = score(run, dataset, tmp_path / "train", "--reference", f"{dataset}:train", "--num_images", "11")
+    assert (other["reference"]["name"], other["reference"]["num_images"]) == ("tiny:train", 11)
+
+
+def random_image(channels, kind):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (channels, 8, 6), dtype=np.uint8)
+    return {"noise": noise, "constant": np.full_like(noise, 77), "one level at 3 bits": noise // 8}[kind]
+
+
+def saved_bytes(pixels, **options):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, **options)
+    return len(stream.getvalue())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["noise", "constant", "one level at 3 bits"])
+@pytest.mark.parametrize("num_bits", [3, 8])
+def test_code_is_the_shortest_file_of_the_levels(channels, kind, num_bits):
+    image = random_image(channels, kind)
+    levels = image // 2 ** (8 - num_bits)
+    pixels = levels[0] if channels == 1 else levels.transpose(1, 2, 0)
+    sizes = {
+        "png": saved_bytes(pixels, format="PNG", optimize=True),
+        "webp": saved_bytes(pixels, format="WEBP", lossless=True, quality=100, method=4),
+    }
+    found = shortest_code(image, num_bits)
+    assert found.bits_per_dim == 8 * min(sizes.values()) / (channels * 48)
+    assert sizes[found.name] == min(sizes.values())
+
+
+def test_every_code_can_be_decoded_to_the_same_image():
+    pixels = random_image(3, "noise").transpose(1, 2, 0)
+    for options in CODES.values():
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, **options)
+        assert np.array_equal(np.asarray(Image.open(stream).convert("RGB")), pixels)
+
+
+@pytest.mark.parametrize(("levels", "shift"), [(4, 1), (1000, -200), (1, 0)])
+def test_auroc_is_the_share_of_pairs_in_order(levels, shift):
+    rng = np.random.default_rng(levels)
+    low, high = rng.integers(0, levels, 37), rng.integers(0, levels, 23) + shift
+    pairs = [1.0 if b > a else 0.5 if a == b else 0.0 for a in low for b in high]
+    assert Auroc.of(low, high).auroc == pytest.approx(np.mean(pairs), abs=1e-12)
+
+
+def test_auroc_of_sets_apart_is_one_or_zero():
+    assert Auroc.of([1, 2], [3, 4, 5]) == Auroc(1.0, 0.0)
+    assert Auroc.of([3, 4, 5], [1, 2]) == Auroc(0.0, 0.0)
+    assert Auroc.of([1], [3, 4]) == Auroc(1.0, None)
+
+
+def test_standard_error_of_the_auroc_is_its_spread_over_other_images():
+    rng = np.random.default_rng(0)
+    draws = [Auroc.of(rng.normal(size=60), rng.normal(0.8, 2, 90)) for _ in range(400)]
+    spread = np.std([draw.auroc for draw in draws])
+    assert np.mean([draw.standard_error for draw in draws]) == pytest.approx(spread, rel=0.1)
+
+
+def test_outliers_are_rows_too_and_have_an_auroc_of_each_score(run, dataset, constant, tmp_path, capsys):
+    summary, rows = score(run, dataset, tmp_path / "scores", "--outliers", str(constant))
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "scores")
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == FILES
+    keys = {name: [row["key"] for row in rows if row["set"] == name] for name in ("tiny:test", "constant")}
+    assert keys["tiny:test"] == SplitReader(dataset, "test").keys()
+    assert sorted(keys["constant"]) == [str(number) for number in range(9)]
+    (outliers,) = summary["outliers"]
+    for name in ("bits_per_dim", "typicality", "complexity_corrected"):
+        values = {kind: [float(row[name]) for row in rows if row["set"] == kind] for kind in keys}
+        area = Auroc.of(values["tiny:test"], values["constant"])
+        assert outliers["auroc"][name] == dataclasses.asdict(area)
+        assert outliers[name]["mean"] == pytest.approx(np.mean(values["constant"]), abs=1e-12)
+    for row in rows:
+        corrected = float(row["bits_per_dim"]) - float(row["code_bits_per_dim"])
+        assert float(row["complexity_corrected"]) == pytest.approx(corrected, abs=1e-12)
+        assert row["code"] in ("png", "webp")
+    with Image.open(tmp_path / "scores/scores.png") as picture:
+        assert picture.width > 1000
+
+
+def score_main(arguments):
+    score_stage.main(arguments)
+
+
+def test_two_processes_write_what_one_writes(run, dataset, constant, tmp_path):
+    extra = ["--outliers", str(constant), "--num_images", "21", "--batch_size", "4"]
+    score(run, dataset, tmp_path / "alone", *extra)
+    arguments = ["--checkpoint", str(run), "--data", str(dataset), "--output", str(tmp_path / "pair"), *extra]
+    run_ranks(score_main, 2, arguments)
+    for name in FILES:
+        assert (tmp_path / "pair" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    keys = [line.split(",")[1] for line in (tmp_path / "pair/scores.csv").read_text().splitlines()[1:]]
+    assert len(keys) == len(set(keys)) == 21 + 9
+
+
+def test_folder_is_scored_as_it_is_or_resized_on_request(run, constant, tmp_path):
+    summary, rows = score(run, constant, tmp_path / "scores")
+    assert summary["data"]["split"] is None
+    assert len(rows) == 9
+    large = write_images(tmp_path / "large", 5, (1, 12, 10))
+    _, rows = score(run, large, tmp_path / "resized", "--size", "8", "--color", "rgb")
+    assert len(rows) == 5
+
+
+def test_sets_of_one_name_are_told_apart(run, dataset, constant, tmp_path):
+    other = tmp_path / "constant"
+    shutil.copytree(constant, other)
+    _, rows = score(run, dataset, tmp_path / "scores", "--outliers", str(constant), "--outliers", str(other))
+    assert {row["set"] for row in rows} == {f"{dataset}:test", str(constant), str(other)}
+
+
+def test_default_output_is_in_the_run_directory(run, dataset, constant, capsys):
+    for data, name in ((dataset, "step-00000007-test"), (constant, "step-00000007-constant")):
+        path = score_stage.main(["--checkpoint", str(run), "--data", str(data), "--num_images", "2"])
+        assert path == run / "scores" / name
+        assert (path / "scores.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{data}", ("{data}", "test")),
+        ("{data}:validation", ("{data}", "validation")),
+        ("photos/", ("photos", None)),
+        ("torchvision:SVHN:test", ("torchvision:SVHN:test", None)),
+        ("http://host:80/data:train", ("http://host:80/data", "train")),
+        ("http://host:80/data", ("http://host:80/data", "test")),
+    ],
+)
+def test_place_is_read_from_what_a_user_writes(dataset, text, expected):
+    location, split = expected
+    place = Place.parse(text.format(data=dataset), "test")
+    assert place == Place(location.format(data=dataset), split)
+
+
+# Mistakes
+
+
+def test_images_of_another_shape_are_one_line_and_exit_status_1(run, dataset, tmp_path):
+    grey, output = write_images(tmp_path / "grey", 6, (1, 4, 4)), tmp_path / "scores"
+    arguments = ["--checkpoint", run, "--data", dataset, "--output", output, "--outliers", grey]
+    command = [sys.executable, "-m", "pipelines.score", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {grey}: images of shape [1, 4, 4], but the model is for [3, 8, 8]; --size '[8, 8]' --color rgb "
+        "brings them to it\n"
+    )
+    assert not output.exists()
+
+
+def test_model_without_finite_likelihood_writes_nothing(dataset, tmp_path):
+    model = tiny_glow(torch.float32)
+    with torch.no_grad():
+        model.chain[-1].bijector.log_scale[0] = math.nan
+    run = save_run(tmp_path / "run", dataset, model)
+    with pytest.raises(ValueError, match="23 of 23 images have no finite likelihood"):
+        score(run, dataset, tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--split", "dev"], "data set tiny has no split 'dev'; it has train, validation, test"),
+        (["--outliers", "{data}:dev"], "has no split 'dev'"),
+        (["--reference", "{folder}:validation"], "not a data set .no dataset.json., so it has no split 'validation'"),
+        (["--outliers", "nowhere"], "nowhere: no such folder, zip or tar"),
+        (["--size", "8"], "size, color: only for images that are not prepared, and all of these are"),
+        (["--outliers", "{data}", "--outliers", "{data}"], "outliers: .* is not allowed; a list of different sets is"),
+        (["--outliers", "{data}"], "outliers: .* and the data name the same images twice"),
+        (["--outliers", "{data}:train", "--outliers", "{data}/:train"], "and the data name the same images twice"),
+        (["--num_images", "0"], "num_images: 0 is not allowed; 1 or more is"),
+    ],
+)
+def test_mistakes_are_named(run, dataset, constant, tmp_path, extra, message):
+    extra = [word.format(data=dataset, folder=constant) for word in extra]
+    with pytest.raises(ValueError, match=message):
+        score(run, dataset, tmp_path / "scores", *extra)
+    assert not (tmp_path / "scores").exists()
+
+
+def test_one_image_without_finite_likelihood_is_named(run, dataset, tmp_path, monkeypatch):
+    likelihoods = score_stage.score_split
+
+    def spoiled(*arguments):
+        for number, image in enumerate(likelihoods(*arguments)):
+            yield dataclasses.replace(image, bits_per_dim=math.inf) if number == 5 else image
+
+    monkeypatch.setattr(score_stage, "score_split", spoiled)
+    key = SplitReader(dataset, "test").keys()[5]
+    with pytest.raises(ValueError, match=f"1 of 23 images have no finite likelihood, the first is {key}; nothing is"):
+        score(run, dataset, tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize("trained_on", ["pipe:touch {}", "nowhere"])
+def test_reference_of_a_training_that_cannot_be_opened_is_asked_for(dataset, tmp_path, trained_on):
+    run = save_run(tmp_path / "run", trained_on, tiny_glow(torch.float32))
+    with pytest.raises(ValueError, match="which the model was trained on, cannot be opened; name in-distribution"):
+        score(run, dataset, tmp_path / "scores")
+    summary, _ = score(run, dataset, tmp_path / "scores", "--reference", str(dataset))
+    assert summary["reference"]["name"] == "tiny:validation"
+
+
+def test_changed_shard_is_noticed(run, tmp_path):
+    source = write_images(tmp_path / "images", 6)
+    prepare(PrepareRun([str(source)], str(tmp_path / "data"), num_workers=0))
+    shard = Path(tmp_path / "data/train-00000.tar")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"train-00000\.tar: damaged or changed"):
+        score(run, tmp_path / "data", tmp_path / "scores", "--split", "train")
