@@ -43,7 +43,8 @@ RUNS = {
         "--model.dequantization", "variational", "--model.dequantization_steps", "1",
     ],
     "vectors": [
-        "--vectors.name", "moons", "--vectors.num_points", "60", "--flow.num_layers", "2", "--flow.hidden_channels", "8",
+        "--vectors.name", "moons", "--vectors.num_points", "60",
+        "--flow.num_layers", "2", "--flow.hidden_channels", "8",
     ],
 }  # fmt: skip
 
