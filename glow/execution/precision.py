@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from glow.networks.convolutional import Network
+from glow.networks.base import Network
 
 NETWORK_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # by mixed precision; None: as the state
 

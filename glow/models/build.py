@@ -11,7 +11,8 @@ from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
 from glow.bijectors.step import FlowStep
 from glow.config import ModelConfig
 from glow.models.priors import BorderTopPrior, Identity, SplitPrior, TopPrior
-from glow.networks.convolutional import CouplingNet, Network
+from glow.networks.base import Network
+from glow.networks.convolutional import CouplingNet
 from glow.networks.gated import GatedNet
 
 Shape = tuple[int, int, int]

@@ -16,7 +16,7 @@ from glow.execution.memory import ChainRunner, Tape, run_step
 from glow.models.build import class_channels, flow_step, split_prior, top_prior
 from glow.models.dequantization import VariationalDequantizer
 from glow.models.images import dequantize, log_volume, quantize
-from glow.networks.convolutional import Network
+from glow.networks.base import Network
 
 
 class Unit(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijectors.base import Bijector, sum_per_example
-from glow.networks.convolutional import ContextConv2d, ZeroConv2d
+from glow.networks.layers import ContextConv2d, ZeroConv2d
 
 
 class SplitPrior(Bijector):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glow.networks.convolutional import ContextConv2d, Network, ZeroConv2d
+from glow.networks.base import Network
+from glow.networks.layers import ContextConv2d, ZeroConv2d
 
 
 class GatedNet(Network):

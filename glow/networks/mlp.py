@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glow.networks.convolutional import Network
+from glow.networks.base import Network
 
 
 class MLP(Network):

@@ -1,14 +1,12 @@
+"""The network of three convolutions: products of matrices give what its layers say."""
+
 import copy
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from glow.bijectors.actnorm import ActNorm
-from glow.networks import pixelwise
 from glow.networks.convolutional import CouplingNet
-from glow.networks.pixelwise import three_layers
-from glow.networks.windows import overlaps, windows
 
 
 def random(*shape, **options):
@@ -26,54 +24,6 @@ def network(seed=0, **options):
             module.initialized.fill_(True)
             module.is_initialized = True
     return net
-
-
-def value_and_gradients(function, arguments, weight):
-    output = function(*arguments)
-    leaves = [argument for argument in arguments if argument.requires_grad]
-    return [output, *torch.autograd.grad((output * weight).sum(), leaves)]
-
-
-@pytest.mark.parametrize(("height", "width"), [(4, 6), (1, 5), (1, 1)])
-def test_windows_make_a_convolution_a_product(height, width):
-    x, weight = random(2, 3, height, width), random(4, 3, 3, 3)
-    rows = windows(x.permute(0, 2, 3, 1))
-    product = (rows @ weight.permute(0, 2, 3, 1).flatten(1).T).permute(0, 3, 1, 2)
-    assert torch.allclose(product, F.conv2d(x, weight, padding=1))
-
-
-def test_overlaps_are_the_adjoint_of_windows():
-    x, columns = random(2, 4, 5, 3, requires_grad=True), random(2, 4, 5, 27, requires_grad=True)
-    assert torch.allclose((windows(x) * columns).sum(), (x * overlaps(columns)).sum())
-    assert torch.autograd.gradcheck(windows, x)
-    assert torch.autograd.gradcheck(overlaps, columns)
-
-
-@pytest.mark.parametrize("block_bytes", [1 << 30, 8 * 8 * 7, 1])
-def test_layers_are_the_same_in_blocks(monkeypatch, block_bytes):
-    torch.manual_seed(0)
-    monkeypatch.setattr(pixelwise, "BLOCK_BYTES", block_bytes)
-    shapes = [(30, 5), (8, 5), (8,), (8, 8), (8,), (3, 8)]
-    arguments = [random(*shape, requires_grad=True) for shape in shapes]
-
-    def plainly(rows, w1, b1, w2, b2, w3):
-        return F.linear(F.linear(F.linear(rows, w1, b1).relu(), w2, b2).relu(), w3)
-
-    def in_blocks(rows, w1, b1, w2, b2, w3):
-        return three_layers(rows, (w1, b1), (w2, b2), w3)
-
-    weight = random(30, 3)
-    for expected, actual in zip(
-        *(value_and_gradients(f, arguments, weight) for f in (plainly, in_blocks)), strict=True
-    ):
-        assert torch.allclose(expected, actual)
-    with torch.no_grad():
-        assert torch.allclose(plainly(*arguments), in_blocks(*arguments))
-
-
-def test_no_rows_are_no_rows():
-    layers = [random(8, 5), random(8)], [random(8, 8), random(8)], random(3, 8)
-    assert three_layers(random(0, 5), *layers).shape == (0, 3)
 
 
 @pytest.mark.parametrize("actnorm", [True, False])
