@@ -1,9 +1,10 @@
 # make demo: everything, from nothing, on real images.   make test: all tests.   make check: what CI runs.
+# make docs: the documentation into build/site, where index.html opens without a server.
 # make test-slurm: the job scripts on a real SLURM that it starts on this machine; as root, about 5 minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slurm check lint types clean
+.PHONY: demo test test-slurm check lint types docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m pipelines.demo
@@ -23,8 +24,13 @@ lint: .venv/test
 types: .venv/test
 	$(BIN)/mypy
 
+# Strict: a broken link, a missing page or one outside of the navigation fails.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
+
 # One virtual environment; the stamps say which extras are in it. Installing again is quick.
-.venv/demo .venv/test: .venv/%: pyproject.toml | $(BIN)/python
+.venv/demo .venv/test .venv/docs: .venv/%: pyproject.toml | $(BIN)/python
 	@echo "installing glow[$*] into .venv: about 3 minutes and 5.5 GB the first time"
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@

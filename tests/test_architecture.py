@@ -124,7 +124,7 @@ def test_nothing_is_pickled():
 
 
 def test_every_part_of_a_model_is_documented():
-    text = Path("docs/maps.md").read_text()
+    text = Path("docs/reference/maps.md").read_text()
     options = [*typing.get_type_hints(ModelConfig).items(), *typing.get_type_hints(FlowConfig).items()]
     for name, hint in options:
         values = [value for part in (hint, *typing.get_args(hint)) for value in typing.get_args(part)]
