@@ -10,7 +10,7 @@ demo: .venv/demo
 	$(BIN)/python -m pipelines.demo
 
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slurm: .venv/test
 	$(BIN)/python -m pytest tests/slurm -m slurm
