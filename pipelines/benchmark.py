@@ -28,11 +28,12 @@ from glow.data.read.manifest import Dataset, load_dataset
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
 from glow.models.glow import Glow
 from glow.parallel.build import lay_out
+from glow.parallel.launching import build_accelerator
 from glow.parallel.placement import place
 from glow.planning.memory import process_memory
 from glow.training.metrics import describe_environment
+from glow.training.tasks.images import complete
 from glow.training.trainer import Trainer, TrainingBatch
-from pipelines.train import build_accelerator, complete
 
 TEMPERATURE = 0.7
 

@@ -18,7 +18,7 @@ from glow.inference.posterior import Draws, describe, draw, noise_batches, plot_
 from glow.inference.targets import Target
 from glow.training.checkpoint import find_checkpoint, load_flow, read_state
 from glow.training.stop import StopRequest
-from glow.training.tasks import TargetTask
+from glow.training.tasks.target import TargetTask
 from pipelines.train import train
 
 

@@ -24,7 +24,7 @@ from glow.planning.memory import (
     process_memory,
     recommend,
 )
-from pipelines.train import complete
+from glow.training.tasks.images import complete
 
 GIB = 2**30
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,11 +17,12 @@ from torch import nn
 from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict
 from glow.data.read.loader import Share
-from glow.data.read.manifest import Dataset, Split, load_dataset
+from glow.data.read.manifest import Split
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
 from glow.locking import locked
 from glow.parallel.agreement import check_agreement
 from glow.parallel.build import lay_out
+from glow.parallel.launching import build_accelerator
 from glow.parallel.placement import Placement, place
 from glow.planning.memory import describe_stages, process_memory
 from glow.training.checkpoint import (
@@ -36,16 +36,9 @@ from glow.training.checkpoint import (
 )
 from glow.training.metrics import write_environment
 from glow.training.stop import StopRequest, forget_stop
-from glow.training.tasks import ImageTask, Model, TargetTask, Task, VectorTask
+from glow.training.tasks.find import find_task
+from glow.training.tasks.task import Model, Task
 from glow.training.trainer import Trainer
-
-LAUNCHER_ENGINES = {
-    "FSDP": "give --parallel.mode fsdp instead",
-    "DEEPSPEED": "--parallel.mode fsdp or pipeline is what there is for large models",
-    "MEGATRON_LM": "--parallel.mode pipeline is what there is for large models",
-    "PARALLELISM_CONFIG": "choose parallel.mode (ddp, fsdp, hsdp or pipeline; there is no tensor parallelism)",
-}
-HOW_TO_LAUNCH = "accelerate launch --multi_gpu starts several, without GPUs too (and no --cpu)"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,20 +47,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Before anything that takes long.
     with StopRequest(task.run.output, task.run.time_limit) as stop:
         train(task, stop)
-
-
-def find_task(run: TrainRun) -> Task:
-    """Return what the run is about.
-
-    Raises:
-        ValueError: when the config contradicts the data.
-    """
-    if run.target.source:
-        return TargetTask(run)
-    if run.is_of_vectors:
-        return VectorTask(run)
-    dataset = load_dataset(run.data.path)
-    return ImageTask(complete(run, dataset), dataset)
 
 
 def train(task: Task, stop: StopRequest) -> None:
@@ -182,76 +161,6 @@ def goes_on(latest: Path, run: TrainRun, data_sha256: str, accelerator: Accelera
     for change in changed_options(latest, run):
         say(accelerator, f"changed since the checkpoint: {change}")
     return True
-
-
-def complete(run: TrainRun, dataset: Dataset) -> TrainRun:
-    """Fill in what the data decides: the shape of the images, and the number of classes.
-
-    Raises:
-        ValueError: when the config contradicts the data set.
-    """
-    dataset.split("train")
-    shape = run.model.image_shape
-    if run.data.shift >= min(dataset.shape[1:]):
-        raise ValueError(f"data.shift: {run.data.shift}, but the images of {run.data.path} are {list(dataset.shape)}")
-    if shape is not None and shape != dataset.shape:
-        raise ValueError(
-            f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}"
-        )
-    num_classes = None
-    if run.model.class_conditional:
-        if dataset.classes is None:
-            raise ValueError(f"model.class_conditional: true, but {run.data.path} has no labels")
-        num_classes = run.model.num_classes or len(dataset.classes)
-        if num_classes < len(dataset.classes):
-            raise ValueError(f"model.num_classes: {num_classes}, but {run.data.path} has {len(dataset.classes)}")
-    model = dataclasses.replace(run.model, image_shape=dataset.shape, num_classes=num_classes)
-    return dataclasses.replace(run, model=model)
-
-
-def check_launcher(run: TrainRun) -> None:
-    """Raise a ValueError when accelerate launch was asked for what the configuration decides, or contradicts it."""
-    for engine, instead in LAUNCHER_ENGINES.items():
-        if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() in ("true", "1"):
-            option = f"--use_{engine.lower()}"
-            raise ValueError(f"accelerate launch {option} has no part in this training: {instead}")
-    # Without --mixed_precision, accelerate launch says "no" too.
-    offered = ", ".join(NETWORK_DTYPES)
-    launched, chosen = os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), run.train.mixed_precision
-    if launched not in NETWORK_DTYPES:
-        raise ValueError(f"accelerate launch --mixed_precision {launched}: {offered} are offered")
-    if launched != "no" and chosen not in (None, launched):
-        raise ValueError(
-            f"train.mixed_precision: {chosen}, but accelerate launch was given --mixed_precision {launched}: leave one "
-            "of them out"
-        )
-
-
-def build_accelerator(run: TrainRun) -> Accelerator:
-    """Build the Accelerator and check that it leads as many processes as were asked for.
-
-    Raises:
-        ValueError: when it does not, or the launcher asks for a precision that the model does not offer.
-    """
-    check_launcher(run)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=run.train.mixed_precision)
-    taking_part = accelerator.num_processes
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if taking_part != launched:
-        raise ValueError(
-            f"{launched} processes were launched, but this one belongs to a group of {taking_part}; {HOW_TO_LAUNCH}"
-        )
-    if run.num_processes not in (None, taking_part):
-        raise ValueError(f"num_processes: {run.num_processes}, but this training has {taking_part}; {HOW_TO_LAUNCH}")
-    # Without --multi_gpu, accelerate launch starts one process on each machine whatever it was asked for, and says
-    # nothing. But it gives an address to meet at if that was more than one process or machine.
-    alone = "WORLD_SIZE" not in os.environ
-    if alone and run.num_processes is None and {"ACCELERATE_DYNAMO_BACKEND", "MASTER_ADDR"} <= os.environ.keys():
-        raise ValueError(
-            "accelerate launch was asked for several processes or machines, on its command line or in a config file, "
-            f"but this process is alone; {HOW_TO_LAUNCH}. If it is to be alone, give the training --num_processes 1"
-        )
-    return accelerator
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from glow.benchmarking.timing import Spread, alternate, rate
 from glow.config import BenchmarkRun
 from glow.data.read.loader import Share
 from glow.data.read.manifest import Dataset
-from glow.training.tasks import ImageTask
+from glow.training.tasks.images import ImageTask
 from glow.training.trainer import TrainingBatch
 
 NUM_BATCHES = 2

@@ -130,17 +130,17 @@ def test_launcher_and_configuration_may_not_disagree_about_precision(dataset, tm
 
 def test_precision_that_is_not_offered_is_refused(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
-    with pytest.raises(ValueError, match="--mixed_precision fp8: no, bf16, fp16 are offered"):
+    with pytest.raises(ValueError, match="--mixed_precision fp8 is not supported; no, bf16, fp16 are"):
         train_stage.main(options(dataset, tmp_path))
 
 
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ("FSDP", r"--use_fsdp has no part in this training: give --parallel\.mode fsdp instead"),
+        ("FSDP", r"--use_fsdp is not supported: give --parallel\.mode fsdp instead"),
         ("PARALLELISM_CONFIG", r"choose parallel\.mode \(ddp, fsdp, hsdp or pipeline; there is no tensor"),
-        ("DEEPSPEED", r"--use_deepspeed has no part"),
-        ("MEGATRON_LM", r"--use_megatron_lm has no part"),
+        ("DEEPSPEED", r"--use_deepspeed is not supported"),
+        ("MEGATRON_LM", r"--use_megatron_lm is not supported"),
     ],
 )
 def test_other_engines_of_the_launcher_are_refused(dataset, tmp_path, monkeypatch, engine, message):

@@ -24,7 +24,7 @@ from glow.inference.targets import Energy, FunctionTarget, LogisticRegression
 from glow.models.flow import build_flow
 from glow.training.checkpoint import load_flow
 from glow.training.metrics import read_metrics
-from glow.training.tasks import TargetTask
+from glow.training.tasks.target import TargetTask
 from pipelines import infer as infer_stage
 from pipelines import sample as sample_stage
 from pipelines import train as train_stage

@@ -14,7 +14,7 @@ from glow.config import TargetConfig, TrainRun
 from glow.inference.posterior import grid_of
 from glow.inference.tables import breast_cancer
 from glow.inference.targets import ENERGIES, Energy, LogisticRegression
-from glow.training.tasks import TargetTask
+from glow.training.tasks.target import TargetTask
 
 REFERENCE = json.loads(Path("tests/reference/logistic.json").read_text())
 

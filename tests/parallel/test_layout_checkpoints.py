@@ -13,9 +13,9 @@ from PIL import Image
 from training_runs import assert_same_checkpoint, comparable, options, train_main
 
 from glow.config import ParallelConfig
-from glow.training import tasks
 from glow.training.checkpoint import load_model, read_state, read_tensors
 from glow.training.metrics import read_metrics
+from glow.training.tasks import images as image_task
 from pipelines import evaluate, sample
 from pipelines import train as train_stage
 
@@ -183,7 +183,7 @@ LAYOUTS = [["--parallel.mode", "fsdp"], ["--parallel", "{mode: pipeline, stages:
 
 def train_with_a_bad_image(arguments, bad_rank):
     """What each process says when only the batches of one have a number that is not finite."""
-    read = tasks.train_batches
+    read = image_task.train_batches
 
     def spoiled(*args):
         for step, batch in enumerate(read(*args), 1):
@@ -191,7 +191,7 @@ def train_with_a_bad_image(arguments, bad_rank):
                 batch.noise[0] = math.nan
             yield batch
 
-    tasks.train_batches = spoiled
+    image_task.train_batches = spoiled
     return train_and_tell(arguments)
 
 

@@ -21,6 +21,7 @@ from glow.training import checkpoint as checkpoint_module
 from glow.training.checkpoint import BackgroundSaver, CheckpointManager, read_state, verify
 from glow.training.metrics import read_metrics
 from glow.training.stop import StopRequest, parse_time
+from glow.training.tasks import find
 from pipelines import train as train_stage
 
 
@@ -279,7 +280,7 @@ def test_process_with_other_data_is_named(dataset, tmp_path):
 
 
 def train_on_own_copy(arguments, copies, link):
-    load = train_stage.load_dataset
+    load = find.load_dataset
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_stage, "load_dataset", lambda path: load(copies[int(os.environ["RANK"])]))
+        patch.setattr(find, "load_dataset", lambda path: load(copies[int(os.environ["RANK"])]))
         return train_differently(arguments, arguments)

@@ -1,0 +1,1 @@
+"""What a training is about, one file a task: images, vectors, or a target density."""

@@ -1,0 +1,101 @@
+"""The task of images: a Glow of a prepared data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+from glow.config import TrainRun
+from glow.data.read.loader import Share, eval_batches, train_batches
+from glow.data.read.manifest import Dataset, Split
+from glow.data.read.reader import SplitReader
+from glow.evaluation.health import flow_health
+from glow.models.glow import Glow
+from glow.sampling.groups import group_size
+from glow.sampling.images import Draw, image_grid, sample_images
+from glow.training.metrics import BITS_PER_DIM, Scale
+from glow.training.tasks.task import Batches
+from glow.training.trainer import TrainingBatch
+
+
+class ImageTask:
+    """Train a Glow of the images of a prepared data set."""
+
+    scale: Scale = BITS_PER_DIM
+
+    def __init__(self, run: TrainRun, dataset: Dataset) -> None:
+        self.run = run
+        self.splits: Mapping[str, Split] = dataset.splits
+
+    def build_model(self) -> Glow:
+        """Build the Glow with random weights."""
+        model = Glow(self.run.model)
+        model.set_memory(self.run.memory, self.run.anchor_every or None)
+        return model
+
+    def train_batches(self, images_seen: int, share: Share) -> Iterator[TrainingBatch]:
+        """Return this process's parts of the global batches, endless, from the position ``images_seen`` on."""
+        run = self.run
+        batches = train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
+        return (dataclasses.replace(batch, is_conditional=run.model.class_conditional) for batch in batches)
+
+    def validation(self, share: Share) -> Batches | None:
+        """Return a function that gives this process's part of the validation split; None without one."""
+        reader, run = self._held_out, self.run
+        if reader is None:
+            return None
+
+        def batches() -> Iterable[TrainingBatch]:
+            size = self._group_size
+            held_out = eval_batches(reader, size, run.train.seed, share, run.train.num_validation_images)
+            return (dataclasses.replace(batch, is_conditional=run.model.class_conditional) for batch in held_out)
+
+        return batches
+
+    def preview(self, model: nn.Module) -> Mapping[str, float | np.ndarray]:
+        """Return a grid of samples, and the numerical health of the flow."""
+        assert isinstance(model, Glow)
+        drawn = sample_images(model, range(36), self.run.train.preview_temperature, Draw(self.run.train.seed))
+        shown: dict[str, float | np.ndarray] = {"samples": image_grid(torch.cat(list(drawn)), model.num_classes)}
+        if self._held_out:
+            shown |= flow_health(model, next(eval_batches(self._held_out, self._group_size, self.run.train.seed)))
+        return shown
+
+    @cached_property
+    def _held_out(self) -> SplitReader | None:
+        return SplitReader(self.run.data.path, "validation") if "validation" in self.splits else None
+
+    @property
+    def _group_size(self) -> int:
+        assert self.run.model.image_shape is not None
+        return group_size(self.run.model.image_shape)
+
+
+def complete(run: TrainRun, dataset: Dataset) -> TrainRun:
+    """Fill in what the data decides: the shape of the images, and the number of classes.
+
+    Raises:
+        ValueError: when the configuration contradicts the data set.
+    """
+    dataset.split("train")
+    shape = run.model.image_shape
+    if run.data.shift >= min(dataset.shape[1:]):
+        raise ValueError(f"data.shift: {run.data.shift}, but the images of {run.data.path} are {list(dataset.shape)}")
+    if shape is not None and shape != dataset.shape:
+        raise ValueError(
+            f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}"
+        )
+    num_classes = None
+    if run.model.class_conditional:
+        if dataset.classes is None:
+            raise ValueError(f"model.class_conditional: true, but {run.data.path} has no labels")
+        num_classes = run.model.num_classes or len(dataset.classes)
+        if num_classes < len(dataset.classes):
+            raise ValueError(f"model.num_classes: {num_classes}, but {run.data.path} has {len(dataset.classes)}")
+    model = dataclasses.replace(run.model, image_shape=dataset.shape, num_classes=num_classes)
+    return dataclasses.replace(run, model=model)
