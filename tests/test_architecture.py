@@ -24,6 +24,7 @@ LAYERS = [
     ["glow.evaluation"],
     ["glow.inference"],
     ["glow.training"],
+    ["glow.trained"],
     ["glow.planning"],
     ["glow.policy", "glow.benchmarking"],
     ["glow.cli"],

@@ -81,8 +81,22 @@ def score_split(
         ValueError: when the model needs labels and the data set has none.
     """
     first = (share or Share()).slots(min(len(reader), num_images or len(reader))).start
-    group = group_size(model.image_shape)
-    for start, batch in _aligned(eval_batches(reader, batch_size, bound.seed, share, num_images), first, group):
+    return score_batches(model, eval_batches(reader, batch_size, bound.seed, share, num_images), bound, first)
+
+
+def score_batches(model: Glow, batches: Iterable[Batch], bound: Bound, first: int = 0) -> Iterator[ImageScore]:
+    """Yield the score of every image of consecutive batches, in order.
+
+    Args:
+        model: The model.
+        batches: Images and the noise of draw 0.
+        bound: What is measured.
+        first: The number of the first image: image i is always computed as row ``i % group`` of a group.
+
+    Raises:
+        ValueError: when the model needs labels and the batches have none.
+    """
+    for start, batch in _aligned(batches, first, group_size(model.image_shape)):
         labels = class_labels(model, batch) if bound.labels == "given" else None
         by_class: list[tuple[float, ...]] = [()] * len(batch)
         if model.num_classes and (bound.all_classes or labels is None):

@@ -1,0 +1,45 @@
+"""From a run to the object that is used in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from glow.execution.precision import use_exact_float32
+from glow.trained.images import TrainedGlow
+from glow.trained.vectors import TrainedFlow
+from glow.training.checkpoint import find_checkpoint, load_flow, load_model, read_config
+
+
+def load(
+    run: str | Path,
+    *,
+    which: Literal["latest", "best"] = "latest",
+    weights: Literal["ema", "raw"] = "ema",
+    device: str | torch.device | None = None,
+) -> TrainedGlow | TrainedFlow:
+    """Load a trained model: a ``TrainedGlow`` for a run on images, a ``TrainedFlow`` for a run on vectors or a target.
+
+    The object needs the checkpoint alone, not the data. It turns TF32 off for the whole process, as the stages do:
+    with TF32 the numbers on a GPU would not be theirs.
+
+    Args:
+        run: ``runs/NAME``, or one of its checkpoints, ``runs/NAME/checkpoints/step-N``.
+        which: Of a run, the latest checkpoint, or the one with the best validation bits/dim.
+        weights: The averaged weights, or the raw ones.
+        device: Where the model computes. Default: the GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: when there is no such checkpoint, or it is damaged, or an option is not one of these.
+    """
+    for name, value, allowed in (("which", which, ("latest", "best")), ("weights", weights, ("ema", "raw"))):
+        if value not in allowed:
+            raise ValueError(f"{name}: {value!r}; allowed are {' and '.join(map(repr, allowed))}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    use_exact_float32()
+    checkpoint = find_checkpoint(run, which)
+    if read_config(checkpoint).is_of_vectors:
+        return TrainedFlow(load_flow(checkpoint, weights=weights).to(device))
+    return TrainedGlow(load_model(checkpoint, weights=weights).to(device))
