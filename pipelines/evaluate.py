@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
 from glow.config import EvaluateRun
-from glow.data.read.loader import Batch, Share, eval_batches
+from glow.data.read.batch import Batch, Share
+from glow.data.read.loader import eval_batches
 from glow.data.read.reader import SplitReader
 from glow.evaluation.baselines import MAX_GAUSSIAN_DIMS, GaussianBaseline, HistogramBaseline
 from glow.evaluation.likelihood import Bound, ImageScore, round_trip_error, score_split

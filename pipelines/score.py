@@ -17,8 +17,8 @@ from tqdm import tqdm
 from glow.cli import parse_config, run_stage
 from glow.config import ScoreRun
 from glow.data.prepare.opening import Place, open_images
+from glow.data.read.batch import Share
 from glow.data.read.files import PIPE
-from glow.data.read.loader import Share
 from glow.data.read.reader import SplitReader
 from glow.evaluation.anomaly import CODES, AnomalyScore, Code, shortest_codes
 from glow.evaluation.anomaly_report import ScoredSet, write_scores

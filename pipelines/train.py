@@ -16,7 +16,7 @@ from torch import nn
 
 from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict
-from glow.data.read.loader import Share
+from glow.data.read.batch import Share
 from glow.data.read.manifest import Split
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
 from glow.locking import locked

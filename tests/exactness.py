@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from conftest import perturb
 
-from glow.bijectors.actnorm import ActNorm
+from glow.bijectors.actnorm import ActNorm, initialize_actnorms
 from glow.bijectors.base import Composition, Inverse
 from glow.bijectors.batchnorm import BatchNorm
 from glow.bijectors.conv1x1 import PERMUTATIONS, LUConv1x1, OrthogonalConv1x1
@@ -129,10 +129,7 @@ def build(name, size):
     """
     torch.manual_seed(0)
     bijector = BIJECTORS[name]().double()
-    for module in bijector.modules():
-        if isinstance(module, ActNorm):
-            module.begin_initialization("it")
-    bijector(examples(32, shape=shape_of(name)))
+    initialize_actnorms(bijector, examples(32, shape=shape_of(name)))
     if size == "trained":
         if isinstance(bijector, BatchNorm):
             perturb(bijector, 0.3)  # it starts at the optimum

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from glow.benchmarking.report import Measurement
 from glow.benchmarking.timing import Spread, alternate, rate
 from glow.config import BenchmarkRun
-from glow.data.read.loader import Share
+from glow.data.read.batch import Share
 from glow.data.read.manifest import Dataset
 from glow.training.tasks.images import ImageTask
 from glow.training.trainer import TrainingBatch

@@ -98,6 +98,23 @@ class ActNorm(Bijector):
             self.is_initialized = bool(state_dict[f"{prefix}initialized"])
 
 
+@torch.no_grad()
+def initialize_actnorms(model: nn.Module, *inputs: Tensor | None) -> None:
+    """Call ``model(*inputs)`` once; each ActNorm in it is set from the data that reaches it.
+
+    A collective: N processes set what one process would set from the batches of all. An error leaves every ActNorm as
+    it was, or initialised, never pending.
+    """
+    actnorms = {name: module for name, module in model.named_modules() if isinstance(module, ActNorm)}
+    for name, actnorm in actnorms.items():
+        actnorm.begin_initialization(name)
+    try:
+        model(*inputs)
+    finally:
+        for actnorm in actnorms.values():
+            actnorm.pending_name = None
+
+
 def _all_sum(values: Tensor) -> Tensor:
     """Sum over all processes (a collective), or return ``values`` where there is only one."""
     values = values.clone()

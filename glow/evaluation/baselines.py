@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from glow.data.read.loader import Batch
+from glow.data.read.batch import Batch
 from glow.models.images import reduce_bits
 
 MAX_GAUSSIAN_DIMS = 4096

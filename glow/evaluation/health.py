@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from glow.bijectors.conv1x1 import LUConv1x1, PlainConv1x1
-from glow.data.read.loader import Batch
+from glow.data.read.batch import Batch
 from glow.evaluation.likelihood import class_labels, round_trip_error
 from glow.models.glow import Glow, standard_normal_log_prob
 from glow.models.images import bits_per_dim

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.read.loader import Batch, Share, dequantization_noise, eval_batches
+from glow.data.read.batch import Batch, Share
+from glow.data.read.loader import dequantization_noise, eval_batches
 from glow.data.read.reader import SplitReader
 from glow.models.glow import Glow
 from glow.models.images import bits_per_dim

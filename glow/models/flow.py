@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from glow.bijectors.actnorm import ActNorm
+from glow.bijectors.actnorm import ActNorm, initialize_actnorms
 from glow.bijectors.base import Bijector, Composition, Inverse
 from glow.bijectors.batchnorm import BatchNorm
 from glow.bijectors.conv1x1 import LUConv1x1
@@ -118,7 +118,6 @@ class Flow(nn.Module):
         x, logdet = self.bijector.inverse(z, context)
         return x, self.base.log_prob(z) - logdet
 
-    @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set all ActNorms from a batch, over the batches of all processes (a collective). Call it before wrapping.
 
@@ -127,15 +126,7 @@ class Flow(nn.Module):
         """
         if not x.isfinite().all():
             raise ValueError(f"{int((~x.isfinite()).any(1).sum())} of {len(x)} examples have NaN or infinite numbers")
-        for name, module in self.named_modules():
-            if isinstance(module, ActNorm):
-                module.begin_initialization(name)
-        try:
-            self(x, context)
-        finally:
-            for module in self.modules():
-                if isinstance(module, ActNorm):
-                    module.pending_name = None
+        initialize_actnorms(self, x, context)
 
     def _check(self, what: str, x: Tensor, context: Tensor | None) -> None:
         if x.dim() != 2 or x.shape[1] != self.num_dims:

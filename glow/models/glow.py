@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from glow.bijectors.actnorm import ActNorm
+from glow.bijectors.actnorm import initialize_actnorms
 from glow.bijectors.base import Bijector, Composition, sum_per_example
 from glow.bijectors.squeeze import Squeeze
 from glow.config import ModelConfig
@@ -217,18 +217,9 @@ class Glow(nn.Module):
                 module.is_recomputed = mode == "checkpoint" or (mode == "reversible" and module not in in_chain)
         self.runner = ChainRunner(mode, anchor_every)
 
-    @torch.no_grad()
     def initialize(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> None:
         """Set all ActNorms from a batch, over the batches of all processes (a collective). Call it before wrapping."""
-        for name, module in self.named_modules():
-            if isinstance(module, ActNorm):
-                module.begin_initialization(name)
-        try:
-            self(images, noise, labels)
-        finally:
-            for module in self.modules():
-                if isinstance(module, ActNorm):
-                    module.pending_name = None
+        initialize_actnorms(self, images, noise, labels)
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.read.loader import Batch, dequantization_noise
+from glow.data.read.batch import Batch
+from glow.data.read.loader import dequantization_noise
 from glow.evaluation.likelihood import Bound, score_batches
 from glow.models.glow import Glow
 from glow.models.images import dequantize, quantize

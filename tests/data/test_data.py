@@ -17,7 +17,8 @@ from PIL import Image
 
 from glow.config import DataConfig
 from glow.data.read import files
-from glow.data.read.loader import Batch, Share, augment, dequantization_noise, eval_batches, train_batches
+from glow.data.read.batch import Batch, Share
+from glow.data.read.loader import augment, dequantization_noise, eval_batches, train_batches
 from glow.data.read.manifest import load_dataset
 from glow.data.read.order import TrainingOrder, epoch_order
 from glow.data.read.reader import SplitReader
@@ -107,7 +108,7 @@ def test_noise_changes_with_the_epoch_and_lies_within_0_and_1(dataset):
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(dataset):
-    with pytest.raises(ValueError, match=r"train\.batch_size: 4 images cannot be shared by 5 processes; 1 to 4"):
+    with pytest.raises(ValueError, match=r"train\.batch_size: 4 is not allowed with 5 processes; 5 or more is"):
         take(dataset, 1, batch_size=4, share=Share(0, 5))
 
 

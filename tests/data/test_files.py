@@ -15,8 +15,9 @@ from training_runs import options
 from glow.cli import parse_config
 from glow.config import EvaluateRun, TrainRun
 from glow.data.read import files
+from glow.data.read.batch import Share
 from glow.data.read.files import fetch, join, read_part
-from glow.data.read.loader import Share, eval_batches
+from glow.data.read.loader import eval_batches
 from glow.data.read.reader import SplitReader
 from pipelines import evaluate as evaluate_stage
 from pipelines import train as train_stage

@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import comparable, options, train_and
 
 from glow.config import DataConfig
-from glow.data.read.loader import Share, train_batches
+from glow.data.read.batch import Share
+from glow.data.read.loader import train_batches
 from glow.data.read.manifest import index_path, read_index
 from glow.training.checkpoint import read_state
 from glow.training.metrics import read_metrics

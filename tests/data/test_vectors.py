@@ -10,8 +10,9 @@ from PIL import Image
 from training_runs import assert_same_checkpoint, comparable
 
 from glow.config import FlowConfig, TrainRun, VectorDataConfig
-from glow.data.read.loader import Share
+from glow.data.read.batch import Share
 from glow.data.vectors.densities import DENSITIES, Mixture, density_of, random_mixture
+from glow.data.vectors.noise import Noise
 from glow.data.vectors.points import VectorData
 from glow.evaluation.vectors import Estimate, kl_divergence, log_prob
 from glow.models.flow import DiagonalGaussian, Flow, build_flow
@@ -88,6 +89,12 @@ def test_batches_depend_on_seed_and_step_alone(fresh):
     parts = [take(0, 8, share=Share(rank, 5)) for rank in range(5)]
     assert all(torch.equal(torch.cat(mine), batch) for mine, batch in zip(zip(*parts, strict=True), whole, strict=True))
     assert not torch.equal(take(0, 1, seed=1)[0], whole[0])
+
+
+@pytest.mark.parametrize("data", [VectorData(VectorDataConfig("moons", num_points=100)), Noise(2)])
+def test_more_processes_than_vectors_in_a_batch_are_refused(data):
+    with pytest.raises(ValueError, match=r"train\.batch_size: 4 is not allowed with 5 processes; 5 or more is"):
+        next(data.train_batches(4, 0, share=Share(0, 5)))
 
 
 def test_fixed_points_come_once_an_epoch_in_another_order_each():

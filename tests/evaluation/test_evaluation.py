@@ -15,7 +15,8 @@ from PIL import Image
 
 from glow.config import PrepareRun, TrainRun
 from glow.data.prepare.writer import prepare
-from glow.data.read.loader import Batch, Share, eval_batches
+from glow.data.read.batch import Batch, Share
+from glow.data.read.loader import eval_batches
 from glow.data.read.reader import SplitReader
 from glow.evaluation.baselines import GaussianBaseline, HistogramBaseline
 from glow.evaluation.health import flow_health

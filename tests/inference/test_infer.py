@@ -14,7 +14,7 @@ from training_runs import assert_same_checkpoint, comparable
 
 from glow.bijectors.base import Inverse
 from glow.config import FlowConfig, TargetConfig, TrainRun
-from glow.data.read.loader import Share
+from glow.data.read.batch import Share
 from glow.data.vectors.noise import NUM_VALIDATION, Noise
 from glow.evaluation.vectors import log_prob, picture
 from glow.inference.elbo import Elbo

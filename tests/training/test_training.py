@@ -20,7 +20,8 @@ from training_runs import comparable, options, train_main
 
 from glow.config import DataConfig, OptimizerConfig, PrepareRun, TrainConfig, TrainRun
 from glow.data.prepare.writer import prepare
-from glow.data.read.loader import Share, train_batches
+from glow.data.read.batch import Share
+from glow.data.read.loader import train_batches
 from glow.data.read.reader import SplitReader
 from glow.evaluation.likelihood import Bound, score_split
 from glow.locking import locked

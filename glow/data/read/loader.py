@@ -5,102 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from glow.config import DataConfig
+from glow.data.read.batch import Batch, Share
 from glow.data.read.order import TrainingOrder
 from glow.data.read.reader import Sample, SplitReader
 from glow.randomness import generator, uniform_noise
 
 RUN_BYTES = 2**20  # what is read at once from one place of a shard: long enough for a parallel file system
 WINDOW_BYTES = 2**26  # what a reader holds of the batches to come
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one step, or of a part of it.
-
-    Attributes:
-        keys: Sample keys.
-        images: uint8 ``[N, C, H, W]``.
-        noise: Dequantisation noise, float32 in (0, 1), ``[N, C, H, W]``.
-        labels: int64 ``[N]``, or None without labels.
-        skipped: What was wrong with each sample that another one stands in for.
-        is_conditional: Whether the labels are for the model too.
-    """
-
-    keys: list[str]
-    images: Tensor
-    noise: Tensor
-    labels: Tensor | None
-    skipped: tuple[str, ...] = ()
-    is_conditional: bool = False
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """Arguments of the model's forward: images, noise, and labels if they are for the model.
-
-        Raises:
-            ValueError: when they are and there are none.
-        """
-        if not self.is_conditional:
-            return self.images, self.noise
-        if self.labels is None:
-            raise ValueError("the model is class_conditional, but the data set has no labels")
-        return self.images, self.noise, self.labels
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.images)
-
-    @staticmethod
-    def of(samples: Sequence[Sample], images: Sequence[np.ndarray], noise: Sequence[np.ndarray]) -> Batch:
-        """Stack samples, their images ``[C, H, W]`` and their noise."""
-        labels = [sample.label for sample in samples if sample.label is not None]
-        return Batch(
-            [sample.key for sample in samples],
-            torch.from_numpy(np.stack(images)),
-            torch.from_numpy(np.stack(noise)),
-            torch.tensor(labels) if len(labels) == len(samples) else None,
-        )
-
-    def part(self, start: int, stop: int) -> Batch:
-        """Return the images ``start .. stop - 1``."""
-        labels = None if self.labels is None else self.labels[start:stop]
-        return Batch(self.keys[start:stop], self.images[start:stop], self.noise[start:stop], labels)
-
-    @staticmethod
-    def concatenate(parts: Sequence[Batch]) -> Batch:
-        """Join parts, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        labels = [part.labels for part in parts if part.labels is not None]
-        return Batch(
-            [key for part in parts for key in part.keys],
-            torch.cat([part.images for part in parts]),
-            torch.cat([part.noise for part in parts]),
-            torch.cat(labels) if len(labels) == len(parts) else None,
-            tuple(problem for part in parts for problem in part.skipped),
-        )
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which process this is, of how many that read the same sequence of global batches."""
-
-    rank: int = 0
-    num_processes: int = 1
-
-    def slots(self, batch_size: int) -> range:
-        """Return the slots of every global batch that belong to this process."""
-        first, end = (batch_size * r // self.num_processes for r in (self.rank, self.rank + 1))
-        return range(first, end)
 
 
 def dequantization_noise(key: str, shape: tuple[int, ...], seed: int, draw: int = 0) -> np.ndarray:
@@ -120,11 +37,7 @@ def train_batches(
         ValueError: when the batch is smaller than the number of processes, or the split holds no image.
     """
     share = share or Share()
-    if batch_size < share.num_processes:
-        raise ValueError(
-            f"train.batch_size: {batch_size} images cannot be shared by {share.num_processes} processes; "
-            f"1 to {batch_size} processes are possible"
-        )
+    share.check_batch_size(batch_size)
     # Each worker is a reader of its own, with its own slots of the batch; their parts arrive in turn.
     num_workers = min(config.num_workers, batch_size // share.num_processes)
     stream = _TrainStream(config, batch_size, seed, images_seen, share)

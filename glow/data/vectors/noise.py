@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.read.loader import Share
+from glow.data.read.batch import Share
 from glow.randomness import generator
 
 NUM_VALIDATION = 10_000
@@ -57,8 +57,7 @@ class Noise:
             ValueError: when there are more processes than there is noise in a batch.
         """
         share = share or Share()
-        if batch_size < share.num_processes:
-            raise ValueError(f"train.batch_size: {batch_size} cannot be shared by {share.num_processes} processes")
+        share.check_batch_size(batch_size)
         slots = share.slots(batch_size)
         step = images_seen // batch_size
         while True:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glow.config import VectorDataConfig
-from glow.data.read.loader import Share
+from glow.data.read.batch import Share
 from glow.data.read.manifest import Split
 from glow.data.vectors.densities import density_of
 from glow.randomness import generator
@@ -83,8 +83,7 @@ class VectorData:
         depends on seed and position alone.
         """
         share = share or Share()
-        if batch_size < share.num_processes:
-            raise ValueError(f"train.batch_size: {batch_size} cannot be shared by {share.num_processes} processes")
+        share.check_batch_size(batch_size)
         slots = share.slots(batch_size)
         order = _Order(len(self.points), seed)
         while True:

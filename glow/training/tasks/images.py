@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from glow.config import TrainRun
-from glow.data.read.loader import Share, eval_batches, train_batches
+from glow.data.read.batch import Share
+from glow.data.read.loader import eval_batches, train_batches
 from glow.data.read.manifest import Dataset, Split
 from glow.data.read.reader import SplitReader
 from glow.evaluation.health import flow_health

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from glow.config import TrainRun
-from glow.data.read.loader import Share
+from glow.data.read.batch import Share
 from glow.data.read.manifest import Split
 from glow.inference.elbo import Elbo
 from glow.models.flow import Flow

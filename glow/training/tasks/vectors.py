@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from glow.config import TrainRun
-from glow.data.read.loader import Share
+from glow.data.read.batch import Share
 from glow.data.read.manifest import Split
 from glow.data.vectors.points import VectorData
 from glow.evaluation.vectors import kl_divergence, picture, plot_points

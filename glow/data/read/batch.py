@@ -1,0 +1,101 @@
+"""Batches of images, and the share of each that a process reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glow.data.read.reader import Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step, or of a part of it.
+
+    Attributes:
+        keys: Sample keys.
+        images: uint8 ``[N, C, H, W]``.
+        noise: Dequantisation noise, float32 in (0, 1), ``[N, C, H, W]``.
+        labels: int64 ``[N]``, or None without labels.
+        skipped: What was wrong with each sample that another one stands in for.
+        is_conditional: Whether the labels are for the model too.
+    """
+
+    keys: list[str]
+    images: Tensor
+    noise: Tensor
+    labels: Tensor | None
+    skipped: tuple[str, ...] = ()
+    is_conditional: bool = False
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Arguments of the model's forward: images, noise, and labels if they are for the model.
+
+        Raises:
+            ValueError: when they are and there are none.
+        """
+        if not self.is_conditional:
+            return self.images, self.noise
+        if self.labels is None:
+            raise ValueError("the model is class_conditional, but the data set has no labels")
+        return self.images, self.noise, self.labels
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    @staticmethod
+    def of(samples: Sequence[Sample], images: Sequence[np.ndarray], noise: Sequence[np.ndarray]) -> Batch:
+        """Stack samples, their images ``[C, H, W]`` and their noise."""
+        labels = [sample.label for sample in samples if sample.label is not None]
+        return Batch(
+            [sample.key for sample in samples],
+            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(np.stack(noise)),
+            torch.tensor(labels) if len(labels) == len(samples) else None,
+        )
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return the images ``start .. stop - 1``."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Batch(self.keys[start:stop], self.images[start:stop], self.noise[start:stop], labels)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Batch]) -> Batch:
+        """Join parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        labels = [part.labels for part in parts if part.labels is not None]
+        return Batch(
+            [key for part in parts for key in part.keys],
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.noise for part in parts]),
+            torch.cat(labels) if len(labels) == len(parts) else None,
+            tuple(problem for part in parts for problem in part.skipped),
+        )
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which process this is, of how many that read the same sequence of global batches."""
+
+    rank: int = 0
+    num_processes: int = 1
+
+    def slots(self, batch_size: int) -> range:
+        """Return the slots of every global batch that belong to this process."""
+        first, end = (batch_size * r // self.num_processes for r in (self.rank, self.rank + 1))
+        return range(first, end)
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise a ValueError when a training batch is smaller than the number of processes."""
+        if batch_size < self.num_processes:
+            raise ValueError(
+                f"train.batch_size: {batch_size} is not allowed with {self.num_processes} processes; "
+                f"{self.num_processes} or more is"
+            )
