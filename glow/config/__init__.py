@@ -1,4 +1,4 @@
-"""Configuration of every stage: frozen dataclasses, validated once; the field docstrings are the --help text."""
+"""Configuration of every stage: frozen dataclasses, checked once. The docstrings of fields are the --help text."""
 
 from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
 from glow.config.fields import config_from_dict, config_to_dict, require

@@ -10,14 +10,23 @@ from typing import Any, Literal, TypeVar
 Config = TypeVar("Config")
 
 
-def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Raise the ValueError that names a config field, its value and what is allowed, unless ``condition`` holds."""
+def require(condition: bool, name: str, value: object, advice: str) -> None:
+    """Raise a ValueError that names a config field, its value and what to give instead, unless ``condition`` holds."""
     if not condition:
-        raise ValueError(f"{name}: {value!r} is not allowed; {allowed}")
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)  # as YAML has it
+        problem = " is not set" if value is None else f": {shown} is not allowed"
+        raise ValueError(f"{name}{problem}; {advice}")
+
+
+def require_default(name: str, config: Any, advice: str) -> None:
+    """Raise the ValueError of ``require`` for the first field of the group ``name`` that differs from its default."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        require(value == getattr(type(config)(), field.name), f"{name}.{field.name}", value, advice)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """Return a dataclass as nested plain dicts and lists, as YAML and JSON hold it."""
+    """Return a dataclass as nested plain dicts and lists, the form of YAML and JSON."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -28,7 +37,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def config_from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
-    """Rebuild a dataclass from what ``config_to_dict`` gave.
+    """Build a dataclass from the result of ``config_to_dict``.
 
     Raises:
         ValueError: for a field that ``cls`` does not have or that has an impossible value.
@@ -36,12 +45,12 @@ def config_from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(hints)}")
+        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(hints)}")
     arguments = {}
     for name, value in values.items():
         choices = [choice for hint in (hints[name], *typing.get_args(hints[name])) for choice in _choices(hint)]
         if choices and value is not None:
-            require(value in choices, name, value, f"{', '.join(map(str, choices))} are")
+            require(value in choices, name, value, f"choose one of {', '.join(map(str, choices))}")
         is_nested = dataclasses.is_dataclass(hints[name])
         arguments[name] = config_from_dict(hints[name], value) if is_nested else value
     return cls(**arguments)

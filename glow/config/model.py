@@ -1,4 +1,4 @@
-"""What is trained: a Glow of images, or a flow of vectors."""
+"""Which model is trained: a Glow of images, or a flow of vectors."""
 
 from __future__ import annotations
 
@@ -13,64 +13,77 @@ class ModelConfig:
     """Architecture of a multiscale Glow."""
 
     image_shape: tuple[int, int, int] | None = None
-    """Channels, height and width of an image. Default: those of the training data."""
+    """Channels, height and width of an image, as in '[3, 64, 64]'. Default: the shape of the training images. Set it
+    for plan and benchmark when there is no data set yet."""
     num_bits: int = 8
-    """Bits a channel that are modelled, 1 to 8; images are reduced to 2^num_bits levels."""
+    """Bits in each channel of an image, 1 to 8: channels are reduced to 2^num_bits levels. With fewer bits the model is
+    easier to fit, but bits/dim of different num_bits cannot be compared."""
     num_levels: int = 3
-    """The paper's L. Height and width must be divisible by 2^num_levels."""
+    """The paper's L: number of levels. Each one is a squeeze, num_steps_per_level flow steps and a split; the last has
+    no split. Height and width must be divisible by 2^num_levels."""
     num_steps_per_level: int = 32
-    """The paper's K: flow steps (ActNorm, 1x1 convolution, coupling) in each level."""
+    """The paper's K: number of flow steps (ActNorm, 1x1 convolution, coupling) in each level. Time and memory grow with
+    it; for many steps see --memory."""
     hidden_channels: int = 512
-    """Width of the coupling networks."""
+    """Width of the coupling networks: channels in their hidden layers. The paper uses 512."""
     coupling: Literal["affine", "additive", "mixture"] = "affine"
-    """Map of the coupling layers; mixture is the mixture-of-logistics CDF of Flow++."""
+    """Map of the coupling layers. affine: scale and shift. additive: shift alone. mixture: the mixture-of-logistics CDF
+    of Flow++, more flexible and slower."""
     mask: Literal["channels", "checkerboard"] = "channels"
-    """What a coupling changes: the second half of the channels, or every other pixel, the others in the next step."""
+    """What a coupling changes. channels: the second half of the channels. checkerboard: every other pixel, and in the
+    next step the remaining ones; the width must then be even in every level."""
     scale: Literal["sigmoid", "exp", "tanh"] | None = None
-    """Scale of affine couplings: sigmoid(h + 2), exp(h), or exp(2 tanh(h / 2)). Default: sigmoid."""
+    """With coupling affine: how the scale is computed from the network's output h. sigmoid: sigmoid(h + 2), below 1.
+    exp: exp(h), unbounded. tanh: exp(2 tanh(h / 2)), bounded. Default: sigmoid."""
     num_mixtures: int | None = None
-    """Logistics in each mixture of mixture couplings. Default: 8."""
+    """With coupling mixture: number of logistics in each mixture. Default: 8."""
     permutation: Literal["lu", "plain", "orthogonal", "reverse", "shuffle"] = "lu"
-    """What mixes the channels: an invertible 1x1 convolution (LU-decomposed, the plain matrix, or a rotation), or, for
-    comparison, a fixed permutation."""
+    """What mixes the channels before each coupling. lu, plain, orthogonal: an invertible 1x1 convolution
+    (LU-decomposed, a plain matrix, or a rotation). reverse, shuffle: a fixed permutation, for comparison."""
     network: Literal["conv", "gated"] = "conv"
-    """Coupling network: the three convolutions of Glow, or the gated convolutions and attention of Flow++."""
+    """Network in each coupling. conv: the three convolutions of Glow. gated: the gated convolutions and self-attention
+    of Flow++; the cost of attention grows with the square of the number of pixels."""
     num_network_blocks: int | None = None
-    """Blocks of gated networks. Default: 2."""
+    """With network gated: number of blocks. Default: 2."""
     network_actnorm: bool = True
-    """ActNorm in the hidden layers of conv networks; without, they have biases."""
+    """With network conv: use ActNorm in the hidden layers. false: use biases instead."""
     network_padding: Literal["zeros", "indicator", "ones"] = "zeros"
-    """Border that convolutions of conv networks and of priors see: zeros; zeros and a channel that tells them from the
-    image (the paper's code); or ones in the last convolution of a network and in priors (rosinality's code)."""
+    """Padding of the 3x3 convolutions in conv networks and in priors. zeros: zeros. indicator: zeros, and a further
+    channel that is 1 in the border (the paper's code). ones: ones in the last convolution of a network and in priors
+    (rosinality's code)."""
     split_prior: Literal["learned", "standard"] = "learned"
-    """Prior of what a split factors out: Gaussian, given what stays, or standard normal."""
+    """Prior of the latents that a split factors out. learned: a Gaussian whose mean and scale are computed from the
+    other half of the channels. standard: a standard normal."""
     top_prior: Literal["learned", "border", "standard"] = "learned"
-    """Prior of the last level: a mean and scale a channel; others at the border (the codes with another
-    network_padding); or standard normal."""
+    """Prior of the latents of the last level. learned: a Gaussian with one mean and scale in each channel. border: the
+    same, with other values at the border of the image; it needs network_padding indicator or ones. standard: a standard
+    normal."""
     class_conditional: bool = False
-    """Condition coupling networks and learned priors on the class of the image."""
+    """Condition the coupling networks and the learned priors on the class of the image. The data set must have
+    labels."""
     num_classes: int | None = None
-    """Classes of a class_conditional model. Default: those of the training data."""
+    """With class_conditional: number of classes. Default: the number of classes in the training data."""
     dequantization: Literal["uniform", "variational"] = "uniform"
-    """Noise that makes levels continuous: uniform, or, for a tighter bound, of a learned flow given the image."""
+    """Noise that makes the levels of the pixels continuous. uniform: uniform noise. variational: noise from a learned
+    flow that sees the image; the bound on the likelihood is tighter and a step takes longer."""
     dequantization_steps: int | None = None
-    """Coupling layers of variational dequantisation. Default: 4."""
+    """With dequantization variational: number of coupling layers in its flow. Default: 4."""
     dequantization_channels: int | None = None
-    """Width of its networks. Default: hidden_channels."""
+    """With dequantization variational: width of its networks. Default: hidden_channels."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
-        require(1 <= self.num_bits <= 8, "model.num_bits", self.num_bits, "1 to 8 are")
+        require(1 <= self.num_bits <= 8, "model.num_bits", self.num_bits, "give 1 to 8")
         for name in ("num_levels", "num_steps_per_level", "hidden_channels"):
             value = getattr(self, name)
-            require(value >= 1, f"model.{name}", value, "1 or more is")
+            require(value >= 1, f"model.{name}", value, "give 1 or more")
         if self.image_shape is not None:
             object.__setattr__(self, "image_shape", tuple(self.image_shape))
             require(
                 len(self.image_shape) == 3 and min(self.image_shape) >= 1,
                 "model.image_shape",
                 self.image_shape,
-                "three positive numbers (channels, height, width) are",
+                "give three positive numbers: [CHANNELS, HEIGHT, WIDTH]",
             )
             _, height, width = self.image_shape
             factor = 2**self.num_levels
@@ -78,13 +91,13 @@ class ModelConfig:
                 height % factor == 0 and width % factor == 0,
                 "model.image_shape",
                 self.image_shape,
-                f"height and width must be divisible by 2^num_levels = {factor}: prepare the data with another "
-                "--size or lower model.num_levels",
+                f"height and width must be divisible by 2^num_levels = {factor}: lower model.num_levels, or prepare "
+                "the data with another --size",
             )
         self._check_combination()
 
     def _check_combination(self) -> None:
-        """Refuse parts that cannot go together."""
+        """Check that the parts go together."""
         for name, owner, wanted in (
             ("scale", "coupling", "affine"),
             ("num_mixtures", "coupling", "mixture"),
@@ -94,26 +107,26 @@ class ModelConfig:
             ("dequantization_channels", "dequantization", "variational"),
         ):
             value = getattr(self, name)
-            allowed = f"it belongs to model.{owner} {str(wanted).lower()}: leave it out"
-            require(value is None or getattr(self, owner) == wanted, f"model.{name}", value, allowed)
+            advice = f"leave it out, or set model.{owner} to {str(wanted).lower()}"
+            require(value is None or getattr(self, owner) == wanted, f"model.{name}", value, advice)
             if value is not None and name != "scale":
-                require(value >= 1, f"model.{name}", value, "1 or more is")
+                require(value >= 1, f"model.{name}", value, "give 1 or more")
         if self.network == "gated":
-            allowed = "gated networks have none: only true is"
-            require(self.network_actnorm, "model.network_actnorm", self.network_actnorm, allowed)
-            allowed = "gated networks see zeros: only zeros is"
-            require(self.network_padding == "zeros", "model.network_padding", self.network_padding, allowed)
-            allowed = "gated networks need a multiple of 4, the number of attention heads"
+            advice = "leave it out: gated networks have no ActNorm"
+            require(self.network_actnorm, "model.network_actnorm", self.network_actnorm, advice)
+            advice = "leave it out: gated networks are padded with zeros"
+            require(self.network_padding == "zeros", "model.network_padding", self.network_padding, advice)
+            advice = "give a multiple of 4: gated networks have 4 attention heads"
             widths = {"hidden_channels": self.hidden_channels, "dequantization_channels": self.dequantization_channels}
             for name, width in widths.items():
-                require(width is None or width % 4 == 0, f"model.{name}", width, allowed)
+                require(width is None or width % 4 == 0, f"model.{name}", width, advice)
         if self.top_prior == "border":
-            allowed = "with network_padding zeros it is the same as learned"
-            require(self.network_padding != "zeros", "model.top_prior", self.top_prior, allowed)
+            advice = "give learned: with model.network_padding zeros both are the same"
+            require(self.network_padding != "zeros", "model.top_prior", self.top_prior, advice)
         if self.image_shape is not None and self.mask == "checkerboard":
             width = self.image_shape[2]
-            allowed = f"the last level would have an odd width, {width >> self.num_levels}: lower model.num_levels"
-            require(width % 2 ** (self.num_levels + 1) == 0, "model.mask", self.mask, allowed)
+            advice = f"lower model.num_levels: the last level has an odd width, {width >> self.num_levels}"
+            require(width % 2 ** (self.num_levels + 1) == 0, "model.mask", self.mask, advice)
 
 
 @dataclass(frozen=True)
@@ -121,36 +134,40 @@ class FlowConfig:
     """Architecture of a flow of vectors."""
 
     num_dims: int | None = None
-    """Numbers in a vector. Default: as in the training data."""
+    """Dimension D of a vector. Default: that of the training data or target. Needed with target.function."""
     kind: Literal["affine", "additive", "mixture", "planar", "radial"] = "affine"
-    """Map of the layers: couplings that change the first and second half in turn, or the flows of Rezende & Mohamed."""
+    """Map of each layer. affine, additive, mixture: couplings that change the first and the second half of the vector
+    in turn. planar, radial: the flows of Rezende & Mohamed (2015)."""
     num_layers: int = 4
-    """Layers, one after the other."""
+    """Number of layers. More layers are more flexible and take longer."""
     hidden_channels: int | None = None
-    """Width of the coupling networks. Default: 32."""
+    """With couplings: width of their networks. Default: 32."""
     num_hidden_layers: int | None = None
-    """Hidden layers of the coupling networks. Default: 2."""
+    """With couplings: number of hidden layers in their networks. Default: 2."""
     scale: Literal["sigmoid", "exp", "tanh"] | None = None
-    """Scale of affine couplings: sigmoid(h + 2), exp(h), or exp(2 tanh(h / 2)). Default: tanh."""
+    """With kind affine: how the scale is computed from the network's output h. sigmoid: sigmoid(h + 2), below 1. exp:
+    exp(h), unbounded. tanh: exp(2 tanh(h / 2)), bounded. Default: tanh."""
     num_mixtures: int | None = None
-    """Logistics in each mixture of mixture couplings. Default: 8."""
+    """With kind mixture: number of logistics in each mixture. Default: 8."""
     normalization: Literal["none", "actnorm", "batchnorm"] = "none"
-    """What comes first in each layer: nothing, ActNorm, or a batch normalisation, whose log-densities are those of a
-    batch while it trains."""
+    """First map of each layer. none: no normalisation. actnorm: ActNorm. batchnorm: batch normalisation; in training
+    the log-density of a vector then depends on its batch."""
     linear: bool = False
-    """An invertible linear map (LU-decomposed) in each layer."""
+    """Add an invertible linear map (LU-decomposed) to each layer, before the map of flow.kind."""
     base: Literal["standard", "learned"] = "standard"
-    """Base density: standard normal, or a Gaussian with a learned mean and scale in each dimension."""
+    """Base density. standard: a standard normal. learned: a Gaussian with a learned mean and scale in each
+    dimension."""
     inverse: bool | None = None
-    """Turn planar, radial or mixture layers around: what is closed form for log-densities of data becomes so for
-    samples. Default: for a target, and not for data."""
+    """With kind planar, radial or mixture: use the layers in the opposite direction. true: sampling is fast,
+    log-densities of given vectors are slower. false: the other way round. Default: true for a target, false for
+    data."""
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
-        require(self.num_layers >= 1, "flow.num_layers", self.num_layers, "1 or more is")
+        require(self.num_layers >= 1, "flow.num_layers", self.num_layers, "give 1 or more")
         couplings = ("affine", "additive", "mixture")
-        allowed = "affine and additive couplings cost the same either way: leave it out"
-        require(self.inverse is None or self.kind not in ("affine", "additive"), "flow.inverse", self.inverse, allowed)
+        advice = "leave it out: affine and additive couplings are as fast in both directions"
+        require(self.inverse is None or self.kind not in ("affine", "additive"), "flow.inverse", self.inverse, advice)
         for name, kinds in (
             ("hidden_channels", couplings),
             ("num_hidden_layers", couplings),
@@ -158,10 +175,10 @@ class FlowConfig:
             ("num_mixtures", ("mixture",)),
         ):
             value = getattr(self, name)
-            allowed = f"it belongs to flow.kind {' or '.join(kinds)}: leave it out"
-            require(value is None or self.kind in kinds, f"flow.{name}", value, allowed)
-            require(value is None or name == "scale" or value >= 1, f"flow.{name}", value, "1 or more is")
+            advice = f"leave it out, or set flow.kind to {' or '.join(kinds)}"
+            require(value is None or self.kind in kinds, f"flow.{name}", value, advice)
+            require(value is None or name == "scale" or value >= 1, f"flow.{name}", value, "give 1 or more")
         if self.num_dims is not None:
-            require(self.num_dims >= 1, "flow.num_dims", self.num_dims, "1 or more is")
-            allowed = "a vector of one number has no halves; planar or radial is"
-            require(self.num_dims > 1 or self.kind not in couplings, "flow.kind", self.kind, allowed)
+            require(self.num_dims >= 1, "flow.num_dims", self.num_dims, "give 1 or more")
+            advice = "give planar or radial: a coupling needs vectors of 2 or more dimensions"
+            require(self.num_dims > 1 or self.kind not in couplings, "flow.kind", self.kind, advice)

@@ -1,4 +1,4 @@
-"""What the other stages are asked to do."""
+"""Options of prepare, sample, evaluate, score, import_checkpoint and demo."""
 
 from __future__ import annotations
 
@@ -13,213 +13,236 @@ MAX_PIXELS = 89_478_485  # Pillow's limit for an image that is not suspect
 
 @dataclass(frozen=True)
 class PrepareRun:
-    """Turn images into a sharded data set: shuffled tar shards of lossless PNGs with an index, and dataset.json."""
+    """Turn images into a prepared data set: shuffled tar shards of lossless PNGs, and dataset.json.
+
+    The same sources and options give the same files.
+    """
 
     source: list[str]
-    """A folder of images, a zip or uncompressed tar of one, torchvision:NAME[:SPLIT] or digits; several are joined
-    (--source A --source B)."""
+    """Images: a folder, a zip or an uncompressed tar of a folder, torchvision:NAME[:SPLIT], or digits. Class folders
+    become labels. Give the option several times to join sources: --source A --source B."""
     output: str
-    """Directory of the data set to write; by custom data/NAME."""
+    """Directory of the data set to write, usually data/NAME. It must be new or empty."""
     validation: str | None = None
-    """Images held out for validation: a fraction (0.1), a count (5000), or a source of their own."""
+    """Images of the validation split: a fraction (0.1), a count (5000), or a source of their own. Default: no
+    validation split."""
     test: str | None = None
-    """Images held out as test split: a fraction, a count, or a source of their own."""
+    """Images of the test split: a fraction (0.1), a count (5000), or a source of their own. Default: no test split."""
     size: int | tuple[int, int] | None = None
-    """Resize (antialiased) and crop the centre to SIZE x SIZE, or to [HEIGHT, WIDTH]. Default: keep."""
+    """Size of the stored images in pixels: SIZE for SIZE x SIZE, or '[HEIGHT, WIDTH]'. Images are resized with
+    antialiasing and cropped at the centre. Default: no change; all images must then have one size."""
     color: Literal["keep", "rgb", "grey"] = "keep"
-    """Colour of the stored images; keep follows the first image. Transparent images are laid on white."""
+    """Colour of the stored images. rgb, grey: convert all images. keep: do not convert; all images must be of the same
+    kind as the first. Transparent images are laid on white."""
     shard_size: int = 5000
-    """Images in one shard."""
+    """Number of images in one shard (a tar file)."""
     seed: int = 0
-    """Seed of the shuffle and of the choice of held-out images."""
+    """Seed of the shuffle, and of the choice of the validation and test images."""
     num_workers: int = 2
-    """Processes that decode and encode; the result does not depend on it."""
+    """Processes that decode and encode images. 0: no further process. The result does not depend on it."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What to do about an image that cannot be used: stop, or leave it out, count it and list it in dataset.json."""
+    """What to do with an image that cannot be used. stop: end with an error. skip: leave it out and list it in
+    dataset.json."""
     torchvision_root: str = "data/torchvision"
-    """Where torchvision data sets lie."""
+    """With --source torchvision:NAME: directory of torchvision's data sets."""
     download: bool = False
-    """Let torchvision download what is not there."""
+    """With --source torchvision:NAME: let torchvision download a data set that is not in torchvision_root."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         distinct = len(set(self.source)) == len(self.source) >= 1
-        require(distinct, "source", self.source, "one or more different sources are")
-        require(self.shard_size >= 1, "shard_size", self.shard_size, "1 or more is")
-        require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or more is")
-        require(self.seed >= 0, "seed", self.seed, "0 or more is")
+        require(distinct, "source", self.source, "give one or more different sources")
+        require(self.shard_size >= 1, "shard_size", self.shard_size, "give 1 or more")
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
+        require(self.seed >= 0, "seed", self.seed, "give 0 or more")
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size or (1, 1)
-        allowed = height >= 1 and width >= 1 and height * width <= MAX_PIXELS
-        require(allowed, "size", self.size, f"positive numbers of at most {MAX_PIXELS} pixels together are")
+        fits = height >= 1 and width >= 1 and height * width <= MAX_PIXELS
+        require(
+            fits, "size", self.size, f"give SIZE or [HEIGHT, WIDTH], at least 1 and at most {MAX_PIXELS} pixels in all"
+        )
         for name in ("validation", "test"):
             held_out = getattr(self, name)
-            require(held_out not in self.source, name, held_out, "a source that is not one of the train images too is")
+            require(held_out not in self.source, name, held_out, "give a source that --source does not name too")
 
 
 @dataclass(frozen=True)
 class CheckpointChoice:
-    """Which checkpoint and which of its weights a stage uses."""
+    """Which checkpoint a stage uses, and which of its weights."""
 
     checkpoint: str
-    """A run directory (runs/NAME) or one checkpoint (runs/NAME/checkpoints/step-00001000)."""
+    """Run directory (runs/NAME), or one checkpoint in it (runs/NAME/checkpoints/step-00001000)."""
     which: Literal["latest", "best"] = "latest"
-    """Checkpoint to take from a run directory."""
+    """Checkpoint to use from a run directory: the latest, or the best by validation bits/dim."""
     weights: Literal["ema", "raw"] = "ema"
-    """Averaged or last weights."""
+    """Weights to use. ema: their exponential moving average over the training. raw: those of the last step."""
 
 
 @dataclass(frozen=True)
 class SampleRun(CheckpointChoice):
-    """Draw images from a trained model: one grid for each temperature, the same latents in all of them.
+    """Draw images from a trained model: one grid for each temperature, all from the same latents.
 
-    Of a flow of vectors: draw vectors, with pictures of them beside the data and of the density, and measure the KL
-    divergence from the density that the data was drawn of.
+    From a flow of vectors: draw vectors, plot them and the density beside the data, and measure the KL divergence from
+    the density of the data.
     """
 
     temperatures: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.7, 0.9, 1.0])
-    """Standard deviations of the latents, '[0, 0.7]' or one; 0 is the decoded mean."""
+    """Temperatures: one, or a list as in '[0, 0.7]'. The temperature is the standard deviation of the latents. 1
+    samples the model itself, lower values give less varied images, and 0 decodes the mean."""
     num_images: int = 64
-    """Images for each temperature."""
+    """Number of images for each temperature."""
     num_points: int = 10_000
-    """Vectors, of a flow of vectors."""
+    """For a flow of vectors: number of vectors to draw."""
     num_kl_points: int = 100_000
-    """Vectors of the data's density that measure the KL divergence."""
+    """For a flow of vectors: number of draws from the density of the data that estimate the KL divergence."""
     first_index: int = 0
-    """Index of the first image: image i depends on (seed, i) alone."""
+    """Index of the first image. Image i depends on seed and i alone, so that jobs can share the work: each one draws a
+    range of its own."""
     seed: int = 0
     """Seed of the latents."""
     batch_size: int = 64
-    """Images drawn at a time; the images do not depend on it."""
+    """Images to draw at a time. It changes speed and memory, not the images."""
     output: str | None = None
     """Directory to write. Default: samples/step-N in the run directory."""
     label: int | None = None
-    """Class of all images, by its number, of a class_conditional model. Default: the classes in turn, one row each."""
+    """For a class_conditional model: number of the class to draw. Default: all classes in turn, one row of the grid for
+    each."""
     save_images: bool = False
-    """Write every image as a PNG of its own too."""
+    """Also write every image as a PNG of its own."""
     save_grids: bool = True
-    """Write the grids and samples.json. Off (with save_images) where jobs share the work; merge follows them."""
+    """Write the grids and samples.json. Where jobs share the work, each one runs with save_grids false and save_images
+    true; a last command with merge true then makes the grids."""
     merge: bool = False
-    """Draw nothing: make the grids and samples.json of the single images that such jobs left in the output."""
+    """Draw nothing: make the grids and samples.json from the single images that earlier jobs wrote to output.
+    num_images is then the number of all images together."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.save_grids or self.save_images, "save_grids", False, "only with save_images is it")
-        require(self.save_grids or not self.merge, "save_grids", False, "merge writes grids, and only")
-        require(len(self.temperatures) >= 1, "temperatures", self.temperatures, "one or more numbers are")
+        require(self.save_grids or self.save_images, "save_grids", False, "set save_images to true, too")
+        require(self.save_grids or not self.merge, "save_grids", False, "leave it out: merge writes the grids alone")
+        require(len(self.temperatures) >= 1, "temperatures", self.temperatures, "give one or more numbers")
         finite = all(0 <= temperature < math.inf for temperature in self.temperatures)
-        require(finite, "temperatures", self.temperatures, "finite numbers of 0 or more are")
+        require(finite, "temperatures", self.temperatures, "give finite numbers, each 0 or more")
         # Grids are named by two decimals.
         distinct = len({f"{temperature:.2f}" for temperature in self.temperatures}) == len(self.temperatures)
-        require(distinct, "temperatures", self.temperatures, "numbers that differ by 0.01 or more are")
+        require(distinct, "temperatures", self.temperatures, "give numbers that differ by 0.01 or more")
         for name in ("num_images", "num_points"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more is")
-        require(self.num_kl_points >= 2, "num_kl_points", self.num_kl_points, "2 or more is")
-        require(self.first_index >= 0, "first_index", self.first_index, "0 or more is")
-        require(self.seed >= 0, "seed", self.seed, "0 or more is")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
-        require(self.label is None or self.label >= 0, "label", self.label, "0 or more is")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+        require(self.num_kl_points >= 2, "num_kl_points", self.num_kl_points, "give 2 or more")
+        require(self.first_index >= 0, "first_index", self.first_index, "give 0 or more")
+        require(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
+        require(self.label is None or self.label >= 0, "label", self.label, "give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRun(CheckpointChoice):
-    """Measure the bits/dim of a trained model on a split of a data set, image by image, and write a report."""
+    """Measure the bits/dim of a trained model on one split of a data set, image by image, and write a report."""
 
     data: str
-    """Directory of a prepared data set, its http(s) URL, or pipe:COMMAND with {} for the name of a file."""
+    """Prepared data set: its directory or http(s) URL. On the command line also pipe:COMMAND, where {} stands for the
+    name of a file."""
     split: str = "test"
-    """Split to measure."""
+    """Split to measure: train, validation or test."""
     batch_size: int = 64
-    """Images read and held at a time; the figures do not depend on it."""
+    """Images in memory at a time. It changes speed and memory, not the results."""
     bound: Literal["elbo", "iwbo"] = "elbo"
-    """Lower bound of the log-likelihood: the mean over the dequantisation draws, or the importance-weighted bound,
-    which is the tighter the more draws there are."""
+    """Lower bound on the log-likelihood. elbo: the mean over the dequantisation draws. iwbo: the importance-weighted
+    bound, which is tighter with more draws (num_noise_samples)."""
     num_noise_samples: int = 1
-    """Dequantisation draws an image."""
+    """Dequantisation draws for each image. Time grows with it. Use 10 or more with bound iwbo."""
     classes: bool = True
-    """Under a class_conditional model, measure every image given each class too: p(class | image), accuracy, and the
-    bits/dim without the label. Takes as many times as long as there are classes."""
+    """For a class_conditional model: also measure each image given every class. This gives p(class | image), accuracy,
+    and bits/dim without the label. Time grows with the number of classes; false turns it off."""
     seed: int = 0
-    """Seed of the dequantisation noise, which depends on (seed, key of the image)."""
+    """Seed of the dequantisation noise. The noise of an image depends on the seed and the image's key alone."""
     baselines: bool = True
-    """Compare with a full-covariance Gaussian and a per-pixel histogram fitted to the train split."""
+    """Also measure two simple densities fitted to the train split: a Gaussian with full covariance, and a histogram of
+    each pixel."""
     output: str | None = None
     """Directory to write. Default: report/step-N-SPLIT in the run directory."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
-        require(self.num_noise_samples >= 1, "num_noise_samples", self.num_noise_samples, "1 or more is")
-        require(self.seed >= 0, "seed", self.seed, "0 or more is")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
+        require(self.num_noise_samples >= 1, "num_noise_samples", self.num_noise_samples, "give 1 or more")
+        require(self.seed >= 0, "seed", self.seed, "give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRun(CheckpointChoice):
-    """Score how anomalous images are under a trained model: likelihood, typicality, complexity-corrected likelihood.
+    """Score how anomalous images are under a trained model: by likelihood, typicality and complexity.
 
-    Images are a prepared data set (a directory or http(s) URL), or whatever prepare takes: a folder of images, a zip or
-    tar of one, torchvision:NAME[:SPLIT], digits. DATA:SPLIT is a split of a prepared data set.
+    Images are a prepared data set (its directory or http(s) URL), or a source that prepare accepts: a folder of images,
+    a zip or tar of one, torchvision:NAME[:SPLIT], digits. DATA:SPLIT is one split of a prepared data set.
     """
 
     data: str
-    """Images to score."""
+    """Images to score: a prepared data set, or a source that prepare accepts."""
     split: str | None = None
-    """Split of --data to score, if that is a prepared data set. Default: test."""
+    """Split of data to score, if data is a prepared data set. Default: test."""
     outliers: list[str] = field(default_factory=list)
-    """Images to tell from those of --data, DATA[:SPLIT] (test by default); may be given several times."""
+    """Images that the scores should separate from those of data, as DATA[:SPLIT] (default split: test). Give the option
+    several times for several sets."""
     reference: str | None = None
-    """In-distribution images DATA[:SPLIT] (validation by default) whose mean likelihood is the typical one. Default:
-    the validation split of the data set that the model was trained on."""
+    """In-distribution images, as DATA[:SPLIT] (default split: validation). Typicality is the distance from their mean
+    likelihood. Default: the validation split of the data set that the model was trained on."""
     num_images: int | None = None
-    """Score the first so many images of each set, which prepare shuffled. Default: all."""
+    """Number of images of each set to score, from its beginning. Default: all."""
     size: int | tuple[int, int] | None = None
-    """Resize and crop images that are not prepared to SIZE x SIZE, or to [HEIGHT, WIDTH], as prepare does."""
+    """For images that are not prepared: size in pixels, SIZE for SIZE x SIZE or '[HEIGHT, WIDTH]', as in prepare. Set
+    it to the size that the model was trained on."""
     color: Literal["keep", "rgb", "grey"] = "keep"
-    """Colour that images which are not prepared are brought to, as prepare does."""
+    """For images that are not prepared: their colour, as in prepare. Set rgb or grey where the model was trained on
+    it."""
     batch_size: int = 64
-    """Images read and held at a time; the scores do not depend on it."""
+    """Images in memory at a time. It changes speed and memory, not the scores."""
     seed: int = 0
-    """Seed of the dequantisation noise, which depends on (seed, key of the image)."""
+    """Seed of the dequantisation noise. The noise of an image depends on the seed and the image's key alone."""
     output: str | None = None
-    """Directory to write. Default: scores/step-N-SPLIT in the run directory, or scores/step-N-NAME of a folder NAME."""
+    """Directory to write. Default: scores/step-N-SPLIT in the run directory, or scores/step-N-NAME for a folder
+    NAME."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         distinct = len(set(self.outliers)) == len(self.outliers)
-        require(distinct, "outliers", self.outliers, "a list of different sets is")
-        allowed = self.num_images is None or self.num_images >= 1
-        require(allowed, "num_images", self.num_images, "1 or more is")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more is")
-        require(self.seed >= 0, "seed", self.seed, "0 or more is")
+        require(distinct, "outliers", self.outliers, "give each set once")
+        is_positive = self.num_images is None or self.num_images >= 1
+        require(is_positive, "num_images", self.num_images, "give 1 or more")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
+        require(self.seed >= 0, "seed", self.seed, "give 0 or more")
 
 
 @dataclass(frozen=True)
 class ImportRun:
-    """Turn a model that another program trained into a checkpoint that sample and evaluate take."""
+    """Turn a model that another program trained into a checkpoint for sample, evaluate and score."""
 
     path: str
-    """File with the state dict of the model, as torch.save wrote it."""
+    """File with the state dict of the model, written by torch.save."""
     format: Literal["rosinality"] = "rosinality"
-    """Program that wrote it: github.com/rosinality/glow-pytorch."""
+    """Program that wrote the file. rosinality: github.com/rosinality/glow-pytorch."""
     image_size: int = 64
-    """Height and width of the images that the model is for; the file does not tell."""
+    """Height and width of the model's images in pixels. The file does not hold it: give the value of the training."""
     num_bits: int = 5
-    """Bits a channel that the model is for; the file does not tell."""
+    """Bits in each channel of the model's images, 1 to 8. The file does not hold it: give the value of the training."""
     output: str | None = None
-    """Run directory to write. Default: runs/ and the name of the file."""
+    """Run directory to write. Default: runs/NAME for a file NAME.pt."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(1 <= self.num_bits <= 8, "num_bits", self.num_bits, "1 to 8 are")
-        require(self.image_size >= 1, "image_size", self.image_size, "1 or more is")
+        require(1 <= self.num_bits <= 8, "num_bits", self.num_bits, "give 1 to 8")
+        require(self.image_size >= 1, "image_size", self.image_size, "give 1 or more")
 
 
 @dataclass(frozen=True)
 class DemoRun:
-    """Prepare scikit-learn's digits, train on them, sample and evaluate: a few minutes on two CPU cores."""
+    """Run the four stages on scikit-learn's digits: prepare, train, sample and evaluate.
+
+    It takes a few minutes on two CPU cores.
+    """
 
     data: str = "data/digits"
     """Directory of the data set to write."""
     output: str = "runs/digits"
     """Run directory to write."""
     training: str = "configs/digits.yaml"
-    """Configuration of the training stage."""
+    """Configuration file of the training."""

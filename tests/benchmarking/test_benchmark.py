@@ -324,11 +324,14 @@ def test_line_takes_the_place_of_an_earlier_one_of_the_same_model_and_device(tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--repeats", "0"], "repeats: 0 is not allowed; 1 or more is"),
-        (["--seconds", "-1"], "seconds: -1.0 is not allowed; 0 or more is"),
-        (["--against", "stored"], "against: 'stored' is not allowed; memory is the same"),
-        (["--parallel.mode", "fsdp"], "parallel.mode: 'fsdp' is not allowed; one process is measured"),
-        (["--vectors.name", "moons"], "vectors.name: 'moons' is not allowed; flows of vectors are not measured"),
+        (["--repeats", "0"], "repeats: 0 is not allowed; give 1 or more"),
+        (["--seconds", "-1"], "seconds: -1.0 is not allowed; give 0 or more"),
+        (["--against", "stored"], "against: 'stored' is not allowed; choose another mode"),
+        (
+            ["--parallel.mode", "fsdp"],
+            "parallel.mode: 'fsdp' is not allowed; leave it out: benchmark measures one process",
+        ),
+        (["--vectors.name", "moons"], "vectors.name: 'moons' is not allowed; leave it out: benchmark measures a Glow"),
         (["--data.path", "nowhere"], "model.image_shape: give it, or the data.path of a prepared data set .nowhere"),
         ([*OPTIONS, "--readme", "LICENSE"], "readme: LICENSE has no lines <!-- performance --> and <!-- -->"),
         (

@@ -422,12 +422,15 @@ def test_labels_of_some_sources_only_are_refused(config, tmp_path):
 
 
 def test_held_out_source_that_is_a_train_source_too_is_refused(config):
-    with pytest.raises(ValueError, match=r"validation: .* a source that is not one of the train images too is"):
+    with pytest.raises(ValueError, match=r"validation: .* give a source that --source does not name too"):
         replace(config, validation=config.source[0])
 
 
 def test_gigantic_size_is_refused(config):
-    with pytest.raises(ValueError, match=r"size: 100000 is not allowed; positive numbers of at most \d+ pixels"):
+    with pytest.raises(
+        ValueError,
+        match=r"size: 100000 is not allowed; give SIZE or \[HEIGHT, WIDTH\], at least 1 and at most \d+ pixels",
+    ):
         replace(config, size=100_000)
 
 

@@ -219,7 +219,7 @@ def test_estimate_tells_mean_and_standard_error():
         (np.full((20, 2), np.nan), [], r"x\.npy: 20 of 20 vectors have NaN or infinities, first row 0"),
         (np.where(np.arange(40) == 7, np.nan, 0.0).reshape(20, 2), [], r"1 of 20 vectors have NaN .*, first row 3"),
         (np.zeros((20, 2)), ["--flow.num_dims", "3"], r"flow\.num_dims: 3, but the vectors of .*x\.npy have 2"),
-        (np.zeros((20, 1)), [], r"flow\.kind: 'affine' is not allowed; a vector of one number has no halves"),
+        (np.zeros((20, 1)), [], r"flow\.kind: 'affine' is not allowed; give planar or radial"),
         (
             np.zeros(20),
             [],
@@ -241,7 +241,7 @@ def test_wrong_vectors_are_an_error_of_one_line(tmp_path, points, extra, message
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"flow": FlowConfig(num_layers=3)}, r"flow: .* they belong to vectors\.name"),
+        ({"flow": FlowConfig(num_layers=3)}, r"flow\.num_layers: 3 .* set vectors\.name"),
         ({"vectors": VectorDataConfig("moons"), "memory": "reversible"}, "memory: 'reversible' is not allowed"),
     ],
 )
@@ -256,11 +256,11 @@ def test_parts_of_images_and_of_vectors_do_not_go_together(changes, message):
         (
             FlowConfig,
             {"kind": "radial", "hidden_channels": 3},
-            r"flow\.hidden_channels: 3 .* belongs to flow\.kind affine",
+            r"flow\.hidden_channels: 3 .* set flow\.kind to affine",
         ),
         (FlowConfig, {"kind": "additive", "scale": "exp"}, r"flow\.scale"),
         (FlowConfig, {"num_layers": 0}, r"flow\.num_layers: 0 is not allowed"),
-        (VectorDataConfig, {"name": "file"}, r"vectors\.path: None is not allowed; a \.npy file is"),
+        (VectorDataConfig, {"name": "file"}, r"vectors\.path is not set; give the \.npy file"),
         (VectorDataConfig, {"name": "moons", "path": "x.npy"}, r"vectors\.path"),
         (VectorDataConfig, {"name": "moons", "fresh": True, "num_points": 5}, r"vectors\.num_points"),
     ],

@@ -335,7 +335,7 @@ def test_merge_refuses_missing_and_foreign_images(run, tmp_path):
         sample_stage.main([*arguments, "--num_images", "5", "--merge", "true"])
     with pytest.raises(ValueError, match=r"images-t1.00/00000000.png: drawn from .*\"seed\": 0"):
         sample_stage.main([*arguments, "--num_images", "3", "--merge", "true", "--seed", "1"])
-    with pytest.raises(ValueError, match="save_grids: False is not allowed; only with save_images is it"):
+    with pytest.raises(ValueError, match="save_grids: false is not allowed; set save_images to true, too"):
         sample_stage.main([*arguments, "--save_grids", "false"])
     assert [path.name for path in tmp_path.iterdir()] == ["images-t1.00"]
 
@@ -406,7 +406,7 @@ def test_health_of_a_flow_tells_its_levels_and_conditions(dataset):
 def test_stages_refuse_what_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="no latest checkpoint there"):
         sample_stage.main(["--checkpoint", str(tmp_path)])
-    with pytest.raises(ValueError, match=r"temperatures: .* finite numbers of 0 or more are"):
+    with pytest.raises(ValueError, match=r"temperatures: .* give finite numbers, each 0 or more"):
         sample_stage.main(["--checkpoint", str(tmp_path), "--temperatures", "[0.5, .nan]"])
     with pytest.raises(ValueError, match=r"temperatures: .* differ by 0\.01"):
         sample_stage.main(["--checkpoint", str(tmp_path), "--temperatures", "[0.701, 0.699]"])

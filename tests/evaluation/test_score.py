@@ -269,10 +269,10 @@ def test_model_without_finite_likelihood_writes_nothing(dataset, tmp_path):
         (["--reference", "{folder}:validation"], "not a data set .no dataset.json., so it has no split 'validation'"),
         (["--outliers", "nowhere"], "nowhere: no such folder, zip or tar"),
         (["--size", "8"], "size, color: only for images that are not prepared, and all of these are"),
-        (["--outliers", "{data}", "--outliers", "{data}"], "outliers: .* is not allowed; a list of different sets is"),
+        (["--outliers", "{data}", "--outliers", "{data}"], "outliers: .* is not allowed; give each set once"),
         (["--outliers", "{data}"], "outliers: .* and the data name the same images twice"),
         (["--outliers", "{data}:train", "--outliers", "{data}/:train"], "and the data name the same images twice"),
-        (["--num_images", "0"], "num_images: 0 is not allowed; 1 or more is"),
+        (["--num_images", "0"], "num_images: 0 is not allowed; give 1 or more"),
     ],
 )
 def test_mistakes_are_named(run, dataset, constant, tmp_path, extra, message):

@@ -144,9 +144,9 @@ def test_configuration_that_compiles_can_be_planned(capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--memory", "reversible"), "memory: .reversible. is not allowed; with compile stored alone is"),
-        (("--parallel.mode", "fsdp"), "parallel.mode: .fsdp. is not allowed; with compile ddp alone is"),
-        (("--vectors.name", "moons"), "compile: True is not allowed; it is for models of images"),
+        (("--memory", "reversible"), "memory: .reversible. is not allowed; with compile give stored"),
+        (("--parallel.mode", "fsdp"), "parallel.mode: .fsdp. is not allowed; with compile give ddp"),
+        (("--vectors.name", "moons"), "compile: true is not allowed; leave it out: it is for a Glow of images"),
     ],
 )
 def test_what_it_cannot_go_with_is_an_error(more, message, tmp_path):

@@ -394,7 +394,7 @@ def test_constant_images_initialise_with_a_warning_that_names_the_layer():
     ("arguments", "message"),
     [
         ({"image_shape": (3, 10, 8)}, r"model\.image_shape: .*divisible by 2\^num_levels = 4"),
-        ({"image_shape": (3, 8, 8), "num_bits": 9}, r"model\.num_bits: 9 is not allowed; 1 to 8 are"),
+        ({"image_shape": (3, 8, 8), "num_bits": 9}, r"model\.num_bits: 9 is not allowed; give 1 to 8"),
         ({"image_shape": (3, 8)}, r"three positive numbers"),
         ({"num_levels": 0}, r"model\.num_levels: 0 is not allowed"),
     ],

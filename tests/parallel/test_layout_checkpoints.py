@@ -166,11 +166,11 @@ def test_drift_is_a_metric_and_beyond_its_bound_training_stops_on_all_processes(
 @pytest.mark.parametrize(
     ("parallel", "message"),
     [
-        ({"mode": "tensor"}, r"parallel\.mode: 'tensor' is not allowed; tensor parallelism is not offered; pipeline"),
-        ({"mode": "foo"}, r"parallel\.mode: 'foo' is not allowed; ddp, fsdp, hsdp, pipeline are"),
-        ({"mode": "pipeline"}, r"parallel\.stages: None is not allowed; pipeline needs 2 or more"),
-        ({"mode": "hsdp", "shards": 1}, r"parallel\.shards: 1 is not allowed; hsdp needs 2 or more"),
-        ({"stages": 2}, r"parallel\.stages: 2 is not allowed; it belongs to parallel\.mode pipeline"),
+        ({"mode": "tensor"}, r"parallel\.mode: 'tensor' is not allowed; there is no tensor parallelism: choose fsdp"),
+        ({"mode": "foo"}, r"parallel\.mode: 'foo' is not allowed; choose one of ddp, fsdp, hsdp, pipeline"),
+        ({"mode": "pipeline"}, r"parallel\.stages is not set; give 2 or more with parallel\.mode pipeline"),
+        ({"mode": "hsdp", "shards": 1}, r"parallel\.shards: 1 is not allowed; give 2 or more with parallel\.mode hsdp"),
+        ({"stages": 2}, r"parallel\.stages: 2 is not allowed; leave it out, or set parallel\.mode to pipeline"),
     ],
 )
 def test_layout_that_does_not_exist_is_refused(parallel, message):

@@ -81,7 +81,7 @@ def test_list_option_replaces_that_of_a_file(tmp_path):
     file.write_text("source: [digits]\noutput: x\n")
     run = parse_config(PrepareRun, ["--config", str(file), "--source", "a", "--source", "b"], "prepare")
     assert run.source == ["a", "b"]
-    with pytest.raises(ValueError, match=r"source: \['a', 'a'\] is not allowed; one or more different sources are"):
+    with pytest.raises(ValueError, match=r"source: \['a', 'a'\] is not allowed; give one or more different sources"):
         parse_config(PrepareRun, ["--source", "a", "--source", "a", "--output", "x"], "prepare")
 
 
@@ -103,17 +103,21 @@ def test_list_options_may_be_repeated():
         (
             TrainRun,
             ["--output", "x", "--optimizer.lr=-1"],
-            r"^optimizer\.lr: -1\.0 is not allowed; a number above 0 is$",
+            r"^optimizer\.lr: -1\.0 is not allowed; give a number above 0$",
         ),
         (TrainRun, ["--output", "x", "--optimizer.lrr", "1"], r"unrecognized arguments: --optimizer\.lrr"),
         (TrainRun, ["--output", "x", "--optimizer.name", "lion"], r"optimizer\.name.*'adam', 'adamw'.*Got value: lion"),
         (TrainRun, ["--output", "x", "--train.num_steps", "many"], r"train\.num_steps.*int.*Got value: many"),
-        (TrainRun, ["--output", "x", "--train.batch_size", "0"], r"train\.batch_size: 0 is not allowed; 1 or more is"),
-        (TrainRun, ["--output", "x", "--model.num_bits", "9"], r"model\.num_bits: 9 is not allowed; 1 to 8 are"),
+        (
+            TrainRun,
+            ["--output", "x", "--train.batch_size", "0"],
+            r"train\.batch_size: 0 is not allowed; give 1 or more",
+        ),
+        (TrainRun, ["--output", "x", "--model.num_bits", "9"], r"model\.num_bits: 9 is not allowed; give 1 to 8"),
         (TrainRun, ["--output", "x", "--data.shift", "-1"], r"data\.shift"),
         (TrainRun, [], r"required: output"),
         (TrainRun, ["--config", "none.yaml"], r"File does not exist: '.*none\.yaml'"),
-        (SampleRun, ["--checkpoint", "r", "--num_images", "0"], r"num_images: 0 is not allowed; 1 or more is"),
+        (SampleRun, ["--checkpoint", "r", "--num_images", "0"], r"num_images: 0 is not allowed; give 1 or more"),
         (EvaluateRun, ["--checkpoint", "r"], r"required: data"),
         (PrepareRun, ["--source", "a", "--output", "b", "--shard_size", "0"], r"shard_size: 0 is not allowed"),
     ],
@@ -139,15 +143,15 @@ def test_section_that_is_no_mapping_is_an_error_of_one_line(tmp_path):
 
 
 def test_config_from_dict_checks_choices():
-    with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; affine, additive, mixture are"):
+    with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; choose one of affine, additive, mixture"):
         config_from_dict(ModelConfig, {"coupling": "foo"})
     assert config_from_dict(TrainConfig, {"mixed_precision": None}).mixed_precision is None
-    with pytest.raises(ValueError, match="mixed_precision: 'fp8' is not allowed; no, fp16, bf16 are"):
+    with pytest.raises(ValueError, match="mixed_precision: 'fp8' is not allowed; choose one of no, fp16, bf16"):
         config_from_dict(TrainConfig, {"mixed_precision": "fp8"})
 
 
 def test_config_from_dict_names_unknown_fields():
-    with pytest.raises(ValueError, match="DataConfig has no field colour; it has path, flip"):
+    with pytest.raises(ValueError, match="DataConfig has no field colour; its fields are path, flip"):
         config_from_dict(DataConfig, {"colour": 1})
 
 

@@ -249,5 +249,5 @@ def test_other_number_of_processes_is_refused_by_all(dataset, tmp_path):
 
 
 def test_number_of_processes_below_one_is_refused(dataset, tmp_path):
-    with pytest.raises(ValueError, match="num_processes: 0 is not allowed; 1 or more is"):
+    with pytest.raises(ValueError, match="num_processes: 0 is not allowed; give 1 or more"):
         train_stage.main(options(dataset, tmp_path, "--num_processes", "0"))

@@ -105,7 +105,7 @@ def test_plan_prints_ways_stages_measurement_and_advice(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpu_memory_gib", "0"], "gpu_memory_gib: 0.0 is not allowed; a number above 0 is"),
+        (["--gpu_memory_gib", "0"], "gpu_memory_gib: 0.0 is not allowed; give a number above 0"),
         (["--data.path", "nowhere"], "model.image_shape: give it, or the data.path of a prepared data set .nowhere"),
         (
             ["--config", "configs/cifar10.yaml", "--num_processes", "3", "--parallel", "{mode: pipeline, stages: 2}"],

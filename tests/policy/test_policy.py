@@ -362,15 +362,19 @@ def test_one_policy_may_be_trained_alone(tmp_path):
 @pytest.mark.parametrize(
     ("cls", "values", "message"),
     [
-        (LearnerConfig, {"alpha": 0.0}, r"learner\.alpha: 0\.0 is not allowed; a finite number above 0 is"),
+        (LearnerConfig, {"alpha": 0.0}, r"learner\.alpha: 0\.0 is not allowed; give a finite number above 0"),
         (LearnerConfig, {"first_alpha": math.nan}, r"learner\.first_alpha: nan is not allowed"),
         (LearnerConfig, {"lr": math.inf}, r"learner\.lr: inf is not allowed"),
-        (LearnerConfig, {"num_layers": 0}, r"learner\.num_layers: 0 is not allowed; 1 or more is"),
+        (LearnerConfig, {"num_layers": 0}, r"learner\.num_layers: 0 is not allowed; give 1 or more"),
         (LearnerConfig, {"batch_size": 0}, r"learner\.batch_size: 0 is not allowed"),
-        (LearnerConfig, {"target_rate": 1.5}, r"learner\.target_rate: 1\.5 is not allowed; above 0 up to 1 is"),
+        (
+            LearnerConfig,
+            {"target_rate": 1.5},
+            r"learner\.target_rate: 1\.5 is not allowed; give a number above 0, at most 1",
+        ),
         (PolicyRun, {"output": "x", "seeds": [1, 1]}, r"seeds: \[1, 1\] is not allowed"),
         (PolicyRun, {"output": "x", "seeds": []}, r"seeds: \[\] is not allowed"),
-        (PolicyRun, {"output": "x", "num_episodes": 1}, r"num_episodes: 1 is not allowed; 2 or more is"),
+        (PolicyRun, {"output": "x", "num_episodes": 1}, r"num_episodes: 1 is not allowed; give 2 or more"),
     ],
 )
 def test_impossible_options_are_errors_that_name_the_field(cls, values, message):
