@@ -31,7 +31,7 @@ docs: .venv/docs
 
 # One virtual environment; the stamps say which extras are in it. Installing again is quick.
 .venv/demo .venv/test .venv/docs: .venv/%: pyproject.toml | $(BIN)/python
-	@echo "installing glow[$*] into .venv: about 3 minutes and 5.5 GB the first time"
+	@echo "installing glow-flows[$*] into .venv: about 3 minutes and 5.5 GB the first time"
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 

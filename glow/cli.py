@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from glow.data.read.files import PIPE
 
+CONFIGS = Path(__file__).parent / "configs"  # in the repository a link to configs/
 FUNCTION = "function"  # options that name code to run
 
 Config = TypeVar("Config")
@@ -23,16 +26,19 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str, positional: bool = False) -> Config:
     """Build the configuration ``cls`` from command-line arguments (None: those of the process).
 
-    ``--config FILE.yaml`` may come first; options after it override it. A field that is a list may be given several
-    times, or once as a YAML list. With ``positional``, fields without a default are given without their names.
+    ``--config FILE.yaml``, or ``--config NAME`` of a packaged file, may come first; options after it override it. A
+    field that is a list may be given several times, or once as a YAML list. With ``positional``, fields without a
+    default are given without their names.
 
     Raises:
         ValueError: for an unknown key, a wrong type or an impossible value; names the field.
     """
-    parser = ArgumentParser(prog=f"python -m pipelines.{stage}", description=cls.__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of the options below.")
+    command = "glow " if Path(sys.argv[0]).name == "glow" else "python -m pipelines."
+    parser = ArgumentParser(prog=f"{command}{stage}", description=cls.__doc__, exit_on_error=False)
+    explained = "YAML file of the options below, or the name of a packaged one (glow --help lists them)."
+    parser.add_argument("--config", action="config", help=explained)
     parser.add_class_arguments(cls, as_positional=positional)
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _find_configs(sys.argv[1:] if argv is None else argv)
     hints = typing.get_type_hints(cls)
     for name, annotation in hints.items():
         if typing.get_origin(annotation) is list:
@@ -51,6 +57,11 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str, posi
     return cls(**{field.name: options[field.name] for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
 
 
+def config_names() -> list[str]:
+    """Return the names that ``--config`` takes besides paths."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
 def run_stage(main: Callable[[], Any]) -> None:
     """Run a stage from the command line: a user's mistake becomes one line on stderr and exit status 1."""
     try:
@@ -61,6 +72,20 @@ def run_stage(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+
+
+def _find_configs(arguments: Sequence[str]) -> list[str]:
+    """Put the path of a packaged file for each ``--config NAME``, where NAME has no suffix and is no file."""
+    found: list[str] = []
+    for argument in arguments:
+        option, _, name = argument.rpartition("=")
+        if "--config" in (option, *found[-1:]) and re.fullmatch(r"[\w-]+", name) and not Path(name).is_file():
+            names = config_names()
+            if name not in names:
+                raise ValueError(f"--config: {name} is neither a file nor one of {', '.join(names)}")
+            argument = f"{argument.removesuffix(name)}{CONFIGS / name}.yaml"
+        found.append(argument)
+    return found
 
 
 def _refuse_code_of_files(values: object, arguments: Sequence[str], name: str = "") -> None:

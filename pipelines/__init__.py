@@ -1,1 +1,41 @@
 """The stages, one module each: parse, build, run, say what was written."""
+
+from typing import Any, NamedTuple
+
+from glow.config import (
+    BenchmarkRun,
+    DemoRun,
+    EvaluateRun,
+    ImportRun,
+    InferRun,
+    PlanRun,
+    PolicyRun,
+    PrepareRun,
+    SampleRun,
+    ScoreRun,
+    TrainRun,
+)
+
+
+class Stage(NamedTuple):
+    """A stage: the dataclass of its options, and one line that says what it does."""
+
+    config: type[Any]
+    summary: str
+    positional: bool = False  # options without a default are given without their names
+
+
+# By the names of their modules, in the order in which a newcomer meets them.
+STAGES = {
+    "prepare": Stage(PrepareRun, "turn images into a sharded data set"),
+    "train": Stage(TrainRun, "train a model, or resume its training"),
+    "sample": Stage(SampleRun, "draw images, or vectors, from a trained model"),
+    "evaluate": Stage(EvaluateRun, "measure bits/dim on a data set and write a report"),
+    "score": Stage(ScoreRun, "score how anomalous each image is"),
+    "plan": Stage(PlanRun, "predict the memory of a training and recommend how to run it"),
+    "benchmark": Stage(BenchmarkRun, "measure the speed and memory of a model on this machine"),
+    "infer": Stage(InferRun, "fit a flow to an unnormalised log-density"),
+    "policy": Stage(PolicyRun, "train flows as policies by soft actor-critic"),
+    "import_checkpoint": Stage(ImportRun, "turn a model of another program into a checkpoint", positional=True),
+    "demo": Stage(DemoRun, "prepare, train, sample and evaluate on small digits"),
+}

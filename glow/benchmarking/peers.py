@@ -151,7 +151,5 @@ def _normflows() -> Any:
     try:
         import normflows
     except ImportError as error:
-        raise ValueError(
-            "against: normflows is not installed; it comes with the extra glow[bench]: pip install '.[bench]'"
-        ) from error
+        raise ValueError("against: normflows is not installed: pip install 'glow-flows[bench]'") from error
     return normflows

@@ -244,5 +244,5 @@ class DemoRun:
     """Directory of the data set to write."""
     output: str = "runs/digits"
     """Run directory to write."""
-    training: str = "configs/digits.yaml"
-    """Configuration file of the training."""
+    training: str = "digits"
+    """Configuration of the training: a YAML file, or the name of a packaged one."""

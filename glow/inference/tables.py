@@ -17,7 +17,7 @@ def breast_cancer() -> tuple[np.ndarray, np.ndarray, list[str]]:
     try:
         from sklearn.datasets import load_breast_cancer  # an optional dependency
     except ImportError as error:
-        raise ValueError("target.name logistic: its data needs scikit-learn: pip install 'glow[demo]'") from error
+        raise ValueError("target.name logistic: its data needs scikit-learn: pip install 'glow-flows[demo]'") from error
     data = load_breast_cancer()
     features = (data.data - data.data.mean(0)) / data.data.std(0)
     return features, data.target, [str(name) for name in data.feature_names]

@@ -118,7 +118,7 @@ def write_environment(run: str | Path, device: torch.device, num_processes: int)
 
 def describe_environment(device: torch.device, num_processes: int) -> dict[str, Any]:
     """Return commit, versions, host, device, command line."""
-    packages = ("torch", "torchvision", "accelerate", "numpy", "glow")
+    packages = ("torch", "torchvision", "accelerate", "numpy", "glow-flows")
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )

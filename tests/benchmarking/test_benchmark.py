@@ -350,7 +350,7 @@ def test_mistakes_are_errors_of_one_line(arguments, message, tmp_path):
 
 def test_without_normflows_the_error_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "normflows", None)
-    with pytest.raises(ValueError, match=r"normflows is not installed; it comes with the extra glow\[bench\]"):
+    with pytest.raises(ValueError, match=r"normflows is not installed: pip install 'glow-flows\[bench\]'"):
         benchmark.main([*OPTIONS, "--output", str(tmp_path), "--against", "normflows"])
 
 

@@ -15,7 +15,7 @@ class DigitsSource(Source):
         try:
             from sklearn.datasets import load_digits  # an optional dependency
         except ImportError as error:
-            raise ValueError(f"{spec}: this source needs scikit-learn: pip install 'glow[demo]'") from error
+            raise ValueError(f"{spec}: this source needs scikit-learn: pip install 'glow-flows[demo]'") from error
         digits = load_digits()
         self.images = np.minimum(16 * digits.images, 255).astype(np.uint8)
         names = [f"digits/{index:04d}" for index in range(len(self.images))]
