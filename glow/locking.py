@@ -1,4 +1,4 @@
-"""One writer at a time: an advisory lock, which the system releases when its process ends, however it ends."""
+"""Safe writing: one writer at a time, and files that survive a crash of the machine."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: str | Path, what: str) -> Iterator[None]:
-    """Hold the lock on the file ``path``, which is made, and removed at the end.
+    """Hold the advisory lock on the file ``path``, which is created, and removed at the end.
+
+    The system releases the lock when the process ends, however it ends.
 
     Raises:
-        ValueError: when another process holds it; ``what`` says what it is writing.
+        ValueError: when another process holds it; the message names ``what`` that process is writing.
     """
     lock = Path(path)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The process before may have removed the file after it was opened here: then the lock is that of nothing.
+            # The process before may have removed the file after it was opened here: then this lock protects nothing.
             if not lock.exists() or not os.path.samestat(lock.stat(), os.fstat(file.fileno())):
                 raise BlockingIOError
         except BlockingIOError as error:
@@ -30,3 +32,12 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until the contents of a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

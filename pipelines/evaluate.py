@@ -24,7 +24,9 @@ from glow.evaluation.report import Baseline, Evaluation, extreme_scores, write_r
 from glow.execution.precision import use_exact_float32
 from glow.models.glow import Glow
 from glow.sampling.groups import group_size
-from glow.training.checkpoint import find_checkpoint, load_model, read_state, run_directory
+from glow.training.checkpoints.manager import find_checkpoint, run_directory
+from glow.training.checkpoints.models import load_model
+from glow.training.checkpoints.reading import read_state
 from glow.training.metrics import read_metrics
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from glow.cli import parse_config, run_stage
 from glow.config import ImportRun, TrainRun
 from glow.importing.rosinality import from_rosinality, read_state_dict
-from glow.training.checkpoint import CheckpointManager, Snapshot
+from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.writing import Snapshot
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -16,7 +16,9 @@ from glow.config import InferRun
 from glow.execution.precision import use_exact_float32
 from glow.inference.posterior import Draws, describe, draw, noise_batches, plot_posterior
 from glow.inference.targets import Target
-from glow.training.checkpoint import find_checkpoint, load_flow, read_state
+from glow.training.checkpoints.manager import find_checkpoint
+from glow.training.checkpoints.models import load_flow
+from glow.training.checkpoints.reading import read_state
 from glow.training.stop import StopRequest
 from glow.training.tasks.target import TargetTask
 from pipelines.train import train

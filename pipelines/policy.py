@@ -13,13 +13,12 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
-from glow.config import PolicyRun, config_to_dict
+from glow.config import PolicyRun, config_to_dict, flatten
 from glow.locking import locked
 from glow.policy.environment import ENVIRONMENTS
 from glow.policy.exact import BestPolicy
 from glow.policy.report import Trained, write_report
 from glow.policy.soft_actor_critic import SoftActorCritic
-from glow.training.checkpoint import flatten
 from glow.training.metrics import MetricsLog, write_environment
 
 LOG_EVERY = 50

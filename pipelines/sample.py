@@ -24,7 +24,9 @@ from glow.execution.precision import use_exact_float32
 from glow.models.flow import Flow
 from glow.randomness import generator
 from glow.sampling.images import Draw, image_grid, sample_images, sample_vectors
-from glow.training.checkpoint import find_checkpoint, load_flow, load_model, read_config, read_state, run_directory
+from glow.training.checkpoints.manager import find_checkpoint, run_directory
+from glow.training.checkpoints.models import load_flow, load_model
+from glow.training.checkpoints.reading import read_config, read_state
 
 # Options that mean nothing for vectors.
 IMAGES_ALONE = {

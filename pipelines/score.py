@@ -25,7 +25,9 @@ from glow.evaluation.anomaly_report import ScoredSet, write_scores
 from glow.evaluation.likelihood import Bound, Estimate, ImageScore, score_split
 from glow.execution.precision import use_exact_float32
 from glow.models.glow import Glow
-from glow.training.checkpoint import find_checkpoint, load_model, read_config, read_state, run_directory
+from glow.training.checkpoints.manager import find_checkpoint, run_directory
+from glow.training.checkpoints.models import load_model
+from glow.training.checkpoints.reading import read_config, read_state
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from glow.cli import parse_config, run_stage
-from glow.config import TrainRun, config_to_dict
+from glow.config import TrainRun, config_to_dict, flatten
 from glow.data.read.batch import Share
 from glow.data.read.manifest import Split
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype, use_exact_float32
@@ -25,16 +25,11 @@ from glow.parallel.build import lay_out
 from glow.parallel.launching import build_accelerator
 from glow.parallel.placement import Placement, place
 from glow.planning.memory import describe_stages, process_memory
-from glow.training.checkpoint import (
-    CheckpointManager,
-    changed_options,
-    check_same_run,
-    flatten,
-    load_weights,
-    read_state,
-    read_tensors,
-)
+from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.models import load_weights
+from glow.training.checkpoints.reading import read_state, read_tensors
 from glow.training.metrics import write_environment
+from glow.training.resuming import changed_options, check_same_run
 from glow.training.stop import StopRequest, forget_stop
 from glow.training.tasks.find import find_task
 from glow.training.tasks.task import Model, Task

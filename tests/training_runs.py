@@ -5,7 +5,8 @@ import torch
 from conftest import tiny_config, tiny_glow
 
 from glow.config import TrainRun
-from glow.training.checkpoint import Snapshot, read_tensors
+from glow.training.checkpoints.reading import read_tensors
+from glow.training.checkpoints.writing import Snapshot
 from glow.training.metrics import read_metrics
 from glow.training.trainer import Trainer
 from pipelines import train as train_stage

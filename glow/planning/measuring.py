@@ -19,7 +19,7 @@ from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
 from glow.models.glow import Glow
 from glow.planning.memory import MEMORY_MODES, in_mode, process_memory
 from glow.training.ema import EMA
-from glow.training.schedule import build_optimizer
+from glow.training.optimizer import build_optimizer
 
 PLOTTED_STEPS = (4, 8, 16, 32)
 

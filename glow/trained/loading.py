@@ -10,7 +10,9 @@ import torch
 from glow.execution.precision import use_exact_float32
 from glow.trained.images import TrainedGlow
 from glow.trained.vectors import TrainedFlow
-from glow.training.checkpoint import find_checkpoint, load_flow, load_model, read_config
+from glow.training.checkpoints.manager import find_checkpoint
+from glow.training.checkpoints.models import load_flow, load_model
+from glow.training.checkpoints.reading import read_config
 
 
 def load(

@@ -1,12 +1,8 @@
-"""Optimisers, and the learning rate as a pure function of the step."""
+"""The learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-
-import torch
-from torch import nn
 
 from glow.config import OptimizerConfig
 
@@ -21,18 +17,3 @@ def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
         return config.lr * warmup
     progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Build the optimiser that the config names, fused where torch has that for CPU and GPU."""
-    betas = (config.beta1, config.beta2)
-    match config.name:
-        case "adam":
-            return torch.optim.Adam(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=True)
-        case "adamax":
-            return torch.optim.Adamax(parameters, config.lr, betas, weight_decay=config.weight_decay, foreach=True)
-        case "sgd":
-            nesterov = config.beta1 > 0
-            return torch.optim.SGD(parameters, config.lr, config.beta1, 0, config.weight_decay, nesterov=nesterov)

@@ -23,20 +23,16 @@ from glow.execution.memory import drift_of
 from glow.parallel.agreement import check_agreement
 from glow.parallel.layout import Layout, microbatches
 from glow.parallel.tensors import local_gradients
-from glow.training.checkpoint import (
-    BackgroundSaver,
-    CheckpointManager,
-    Snapshot,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    read_state,
-    read_tensors,
-)
+from glow.training.checkpoints.background import BackgroundSaver
+from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.reading import read_state, read_tensors
+from glow.training.checkpoints.writing import Snapshot
 from glow.training.diagnosis import first_nonfinite_module, last_nonfinite_gradient
 from glow.training.ema import EMA
 from glow.training.loss_scale import LossScale
 from glow.training.metrics import BITS_PER_DIM, MetricsLog, Scale, Value
-from glow.training.schedule import build_optimizer, learning_rate
+from glow.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from glow.training.schedule import learning_rate
 from glow.training.stop import StopRequest, record_stop, remove_stop_file
 
 MAX_DRIFT, MAX_DRIFT_IN_HALF = 1e-3, 0.1

@@ -13,7 +13,7 @@ from glow.config import DataConfig
 from glow.data.read.batch import Share
 from glow.data.read.loader import train_batches
 from glow.data.read.manifest import index_path, read_index
-from glow.training.checkpoint import read_state
+from glow.training.checkpoints.reading import read_state
 from glow.training.metrics import read_metrics
 from pipelines import train as train_stage
 

@@ -18,7 +18,7 @@ from glow.evaluation.vectors import Estimate, kl_divergence, log_prob
 from glow.models.flow import DiagonalGaussian, Flow, build_flow
 from glow.randomness import generator
 from glow.sampling.images import sample_vectors
-from glow.training.checkpoint import load_flow, load_model
+from glow.training.checkpoints.models import load_flow, load_model
 from pipelines import evaluate as evaluate_stage
 from pipelines import plan as plan_stage
 from pipelines import sample as sample_stage

@@ -19,7 +19,7 @@ from glow.evaluation.classes import class_posteriors, reliability, summarize_cla
 from glow.evaluation.likelihood import ImageScore
 from glow.evaluation.report import Evaluation, summarize
 from glow.sampling.images import Draw, image_grid, sample_images
-from glow.training.checkpoint import load_model
+from glow.training.checkpoints.models import load_model
 from glow.training.metrics import read_metrics
 from pipelines import evaluate as evaluate_stage
 from pipelines import sample as sample_stage

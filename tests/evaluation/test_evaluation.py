@@ -25,7 +25,8 @@ from glow.models.glow import standard_normal_log_prob
 from glow.models.images import bits_per_dim
 from glow.sampling.groups import aligned_ranges, group_size
 from glow.sampling.images import Draw, image_grid, sample_images
-from glow.training.checkpoint import CheckpointManager, Snapshot
+from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.writing import Snapshot
 from pipelines import evaluate as evaluate_stage
 from pipelines import sample as sample_stage
 

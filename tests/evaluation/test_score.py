@@ -22,7 +22,8 @@ from glow.data.prepare.writer import prepare
 from glow.data.read.reader import SplitReader
 from glow.evaluation.anomaly import CODES, AnomalyScore, Auroc, Code, shortest_code
 from glow.evaluation.likelihood import ImageScore
-from glow.training.checkpoint import CheckpointManager, Snapshot
+from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.writing import Snapshot
 from pipelines import evaluate as evaluate_stage
 from pipelines import score as score_stage
 

@@ -8,7 +8,8 @@ from conftest import run_ranks
 from training_runs import assert_same_checkpoint, comparable, options
 
 from glow.training import loss_scale
-from glow.training.checkpoint import find_checkpoint, read_state, read_tensors
+from glow.training.checkpoints.manager import find_checkpoint
+from glow.training.checkpoints.reading import read_state, read_tensors
 from glow.training.ema import EMA
 from glow.training.loss_scale import LossScale
 from glow.training.metrics import read_metrics

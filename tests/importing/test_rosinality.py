@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from glow.importing.rosinality import from_rosinality
 from glow.models.glow import Glow
 from glow.models.images import log_volume
-from glow.training.checkpoint import load_model
+from glow.training.checkpoints.models import load_model
 from pipelines import evaluate, import_checkpoint, sample
 
 LEVELS, STEPS, WIDTH = 3, 2, 6

@@ -22,7 +22,7 @@ from glow.inference.posterior import Draws, Grid, describe, draw, grid_of, noise
 from glow.inference.tables import breast_cancer
 from glow.inference.targets import Energy, FunctionTarget, LogisticRegression
 from glow.models.flow import build_flow
-from glow.training.checkpoint import load_flow
+from glow.training.checkpoints.models import load_flow
 from glow.training.metrics import read_metrics
 from glow.training.tasks.target import TargetTask
 from pipelines import infer as infer_stage

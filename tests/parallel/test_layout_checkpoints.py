@@ -13,7 +13,8 @@ from PIL import Image
 from training_runs import assert_same_checkpoint, comparable, options, train_main
 
 from glow.config import ParallelConfig
-from glow.training.checkpoint import load_model, read_state, read_tensors
+from glow.training.checkpoints.models import load_model
+from glow.training.checkpoints.reading import read_state, read_tensors
 from glow.training.metrics import read_metrics
 from glow.training.tasks import images as image_task
 from pipelines import evaluate, sample

@@ -16,7 +16,7 @@ from conftest import run_ranks
 from training_runs import assert_same_checkpoint, comparable
 
 from glow.data.read.reader import SplitReader
-from glow.training.checkpoint import read_state, read_tensors
+from glow.training.checkpoints.reading import read_state, read_tensors
 from glow.training.metrics import read_metrics
 from glow.training.trainer import Trainer
 from pipelines import train as train_stage
@@ -244,7 +244,10 @@ def refusal(arguments):
 def test_other_number_of_processes_is_refused_by_all(dataset, tmp_path):
     said = run_ranks(refusal, 2, [*options(dataset, tmp_path / "run"), "--num_processes", "3"])
     assert len(said) == 2
-    assert all(text.startswith("num_processes: 3, but this training has 2; accelerate launch") for text in said)
+    assert all(
+        text.startswith("num_processes: 3, but this training has 2; to start several, use accelerate launch")
+        for text in said
+    )
     assert not (tmp_path / "run").exists()
 
 

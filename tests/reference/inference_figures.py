@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from glow.inference.posterior import Grid, densities, on_grid
 from glow.inference.targets import ENERGIES, Energy
-from glow.training.checkpoint import load_flow
+from glow.training.checkpoints.models import load_flow
 from pipelines import infer
 
 PAGE = Path("docs/inference.md")

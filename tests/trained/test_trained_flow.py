@@ -10,7 +10,8 @@ from test_trained_glow import ARCHIVE
 import glow
 from glow.data.vectors.points import VectorData
 from glow.evaluation.vectors import log_prob
-from glow.training.checkpoint import load_flow, read_config
+from glow.training.checkpoints.models import load_flow
+from glow.training.checkpoints.reading import read_config
 from pipelines import infer, sample
 
 

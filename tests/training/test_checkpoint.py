@@ -15,8 +15,11 @@ from training_runs import assert_same_checkpoint, comparable, options, snapshot
 
 from glow.config import ModelConfig, PrepareRun, TrainRun
 from glow.data.prepare.writer import prepare
-from glow.training import checkpoint as checkpoint_module
-from glow.training.checkpoint import CheckpointManager, Snapshot, find_checkpoint, load_model, read_state
+from glow.training.checkpoints import writing
+from glow.training.checkpoints.manager import CheckpointManager, find_checkpoint
+from glow.training.checkpoints.models import load_model
+from glow.training.checkpoints.reading import read_state
+from glow.training.checkpoints.writing import Snapshot
 from glow.training.metrics import MetricsLog, read_metrics
 from glow.training.trainer import Trainer
 from pipelines import train as train_stage
@@ -59,7 +62,7 @@ def killed_while_saving(arguments, point):
     """Train, and die of SIGKILL inside the second save."""
     torch.set_num_threads(1)
     saves = itertools.count()
-    module, name = {"tensors": (checkpoint_module, "save_file"), "rename": (Path, "rename")}[point]
+    module, name = {"tensors": (writing, "save_file"), "rename": (Path, "rename")}[point]
     original = getattr(module, name)
 
     def dying(*args, **kwargs):

@@ -8,7 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import assert_same_checkpoint, comparable, options, train_and
 
 from glow.cli import run_stage
-from glow.training.checkpoint import CheckpointManager, verify
+from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.reading import verify
 from glow.training.metrics import read_metrics
 from pipelines import train as train_stage
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from glow.config import OptimizerConfig
 from glow.training.ema import EMA
-from glow.training.schedule import build_optimizer, learning_rate
+from glow.training.optimizer import build_optimizer
+from glow.training.schedule import learning_rate
 
 
 def test_learning_rate_warms_up_and_falls_as_a_cosine():

@@ -17,8 +17,10 @@ from training_runs import assert_same_checkpoint, comparable, options, snapshot,
 
 from glow.parallel.layout import Replicated
 from glow.parallel.placement import Placement
-from glow.training import checkpoint as checkpoint_module
-from glow.training.checkpoint import BackgroundSaver, CheckpointManager, read_state, verify
+from glow.training.checkpoints import reading, writing
+from glow.training.checkpoints.background import BackgroundSaver
+from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.reading import read_state, read_tensors, verify
 from glow.training.metrics import read_metrics
 from glow.training.stop import StopRequest, parse_time
 from glow.training.tasks import find
@@ -112,14 +114,14 @@ def test_stopped_processes_go_on_as_if_nothing_had_happened(dataset, tmp_path, w
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
-    written, save_file = [], checkpoint_module.save_file
+    written, save_file = [], writing.save_file
 
     def slow(*args):
         time.sleep(0.3)
         written.append(time.monotonic())
         save_file(*args)
 
-    monkeypatch.setattr(checkpoint_module, "save_file", slow)
+    monkeypatch.setattr(writing, "save_file", slow)
     manager = CheckpointManager(tmp_path)
     with BackgroundSaver(manager) as saver:
         model = tiny_glow(torch.float32)
@@ -132,14 +134,14 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         assert manager.all() == []
     assert returned < written[0]
     name = next(iter(dict(model.named_parameters())))
-    assert not (checkpoint_module.read_tensors(manager.all()[0], "model")[name] == 99).any()
+    assert not (read_tensors(manager.all()[0], "model")[name] == 99).any()
 
 
 def test_failed_write_is_an_error_at_the_next_step(dataset, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    monkeypatch.setattr(writing, "save_file", full)
     with pytest.raises(OSError, match="No space left on device"):
         train_stage.main(options(dataset, tmp_path))
     assert read_metrics(tmp_path)[-1]["step"] < 8
@@ -185,7 +187,7 @@ def test_checkpoint_that_cannot_be_read_at_the_moment_is_not_set_aside(dataset, 
     def fail(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint_module, "_sha256", fail)
+    monkeypatch.setattr(reading, "sha256", fail)
     with pytest.raises(OSError, match="Input/output error"):
         train_stage.main(options(dataset, tmp_path))
     assert not list(tmp_path.glob("checkpoints/*damaged*"))

@@ -28,7 +28,8 @@ from glow.locking import locked
 from glow.models.glow import Glow
 from glow.parallel.layout import Replicated
 from glow.parallel.placement import Placement
-from glow.training.checkpoint import load_model, read_tensors
+from glow.training.checkpoints.models import load_model
+from glow.training.checkpoints.reading import read_tensors
 from glow.training.metrics import read_metrics
 from glow.training.trainer import Trainer, TrainingDiverged
 from pipelines import train as train_stage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from glow.data.prepare.decoding import ImageError, ImageForm
 from glow.data.prepare.selection import Selection, select_samples
 from glow.data.prepare.shards import ShardWriter, write_shards
 from glow.data.read.manifest import MANIFEST, Dataset, Shard, Split, index_path, load_dataset, write_manifest
-from glow.locking import locked
+from glow.locking import locked, sync
 
 # Options that do not change what a data set holds.
 INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")
@@ -43,7 +42,7 @@ def _prepare(config: PrepareRun, target: Path) -> Dataset:
     try:
         dataset = _write_dataset(config, selection, partial, name=target.name)
         partial.rename(target)
-        _sync_directory(target.parent)
+        sync(target.parent)
     except BaseException:  # Ctrl-C too
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -108,9 +107,8 @@ def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, na
         left_out=tuple(left_out),
     )
     write_manifest(directory, dataset)
-    with (directory / MANIFEST).open("rb") as stream:
-        os.fsync(stream.fileno())
-    _sync_directory(directory)
+    sync(directory / MANIFEST)
+    sync(directory)
     return dataset
 
 
@@ -126,11 +124,3 @@ def _find_form(config: PrepareRun, selection: Selection) -> ImageForm:
                     raise
                 first_error = first_error or error
     raise ValueError(f"no image of {', '.join(config.source)} can be used; the first: {first_error}")
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,52 @@
+"""The optimisers, and their state as tensors with names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from glow.config import OptimizerConfig
+from glow.parallel.tensors import laid_out_like
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build the optimiser of a configuration, fused where torch has fused kernels for CPU and GPU."""
+    betas = (config.beta1, config.beta2)
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=True)
+        case "adamax":
+            return torch.optim.Adamax(parameters, config.lr, betas, weight_decay=config.weight_decay, foreach=True)
+        case "sgd":
+            nesterov = config.beta1 > 0
+            return torch.optim.SGD(parameters, config.lr, config.beta1, 0, config.weight_decay, nesterov=nesterov)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Return the optimiser's state as tensors named ``<parameter>/<entry>``."""
+    return {
+        f"{name}/{entry}": torch.as_tensor(value)
+        for name, parameter in model.named_parameters()
+        for entry, value in optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Restore the state that ``optimizer_tensors`` returned for the whole model; ``model`` may be a part of it.
+
+    torch moves each tensor to the device where its optimisers want it.
+    """
+    parameters = dict(model.named_parameters())
+    numbers = {name: number for number, name in enumerate(parameters)}
+    state: dict[int, dict[str, Tensor]] = {number: {} for number in numbers.values()}
+    for key, tensor in tensors.items():
+        name, entry = key.rsplit("/", 1)
+        if name in parameters:  # others belong to other stages of a pipeline
+            parameter = parameters[name]
+            is_like = tensor.shape == parameter.shape and tensor.dim() > 0
+            state[numbers[name]][entry] = laid_out_like(tensor, parameter) if is_like else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

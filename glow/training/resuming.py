@@ -1,0 +1,58 @@
+"""Whether a run can go on from a checkpoint, and what is different since then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from glow.config import TrainRun, config_to_dict, flatten
+from glow.training.checkpoints.reading import read_config, read_state
+
+# Options that may differ without a word: where files lie, and how the training is started.
+INCIDENTAL = ("output", "data.path", "vectors.path", "data.num_workers", "time_limit", "num_processes")
+# Options that decide the model, the data, its order, and the state of the optimiser.
+FIXED_GROUPS = ("model.", "flow.")
+FIXED = (
+    "vectors.fresh",
+    "target.anneal_steps",
+    "data.flip",
+    "data.shift",
+    "train.seed",
+    "train.batch_size",
+    "optimizer.name",
+)
+
+
+def check_same_run(checkpoint: Path, run: TrainRun, data_sha256: str) -> None:
+    """Check that a run trains the model of a checkpoint on the same data in the same order.
+
+    Raises:
+        ValueError: names the first option that may not change, or the data.
+    """
+    if read_state(checkpoint)["data_sha256"] != data_sha256:
+        kind = "target" if run.target.source else "vectors" if run.is_of_vectors else "images"
+        raise ValueError(
+            f"{run.source}: not the {kind} that the run in {run.output} was begun with (their sha256 differs); go on "
+            "with those, or choose another output"
+        )
+    before, now = _options(read_config(checkpoint)), _options(run)
+    for name, value in before.items():
+        if (name.startswith(FIXED_GROUPS) or name in FIXED) and now[name] != value:
+            raise ValueError(
+                f"{name}: {now[name]!r}, but the run in {run.output} was begun with {value!r}; go on with that, or "
+                "choose another output"
+            )
+
+
+def changed_options(checkpoint: Path, run: TrainRun) -> list[str]:
+    """Describe the options that differ from those of a checkpoint, such as ``optimizer.lr 0.003 (was 0.002)``."""
+    before, now = _options(read_config(checkpoint)), _options(run)
+    return [
+        f"{name} {now[name]} (was {before[name]})"
+        for name in now
+        if name not in INCIDENTAL and before.get(name) != now[name]
+    ]
+
+
+def _options(run: TrainRun) -> dict[str, Any]:
+    return flatten(config_to_dict(run))
