@@ -12,43 +12,31 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from glow import config as configs
+from pipelines import STAGES, Stage
 
 CONFIG = griffe.load("glow.config")  # has the docstrings of fields, which Python does not keep
 ROOT = Path(__file__).parents[2]
 ROOT_PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-API = (
-    "bijectors",
-    "networks",
-    "models",
-    "data",
-    "sampling",
-    "evaluation",
-    "training",
-    "parallel",
-    "execution",
-    "inference",
-)
-STAGES = {
-    "prepare": configs.PrepareRun,
-    "train": configs.TrainRun,
-    "sample": configs.SampleRun,
-    "evaluate": configs.EvaluateRun,
-    "score": configs.ScoreRun,
-    "infer": configs.InferRun,
-    "policy": configs.PolicyRun,
-    "plan": configs.PlanRun,
-    "benchmark": configs.BenchmarkRun,
-    "import_checkpoint": configs.ImportRun,
-    "demo": configs.DemoRun,
-}
+ROOMS = ["bijectors", "networks", "models", "execution", "data", "parallel", "training", "sampling", "evaluation"]
+ROOMS += ["inference"]
+PUBLIC = """# glow
+
+::: glow
+    options: {members: [], show_submodules: false}
+
+`Glow`, `Flow`, `build_flow`, `DiagonalGaussian` and `bits_per_dim` are on the page [models](models.md), the fields of
+`ModelConfig` and `FlowConfig` on the page of the [stage train](../stages/train.md#model).
+
+::: glow.trained
+"""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made here to those of ``docs/``."""
     pages = {uri: root_page(name) for uri, name in ROOT_PAGES.items()}
-    pages |= {f"reference/stages/{stage}.md": stage_page(stage, cls) for stage, cls in STAGES.items()}
-    pages |= {f"reference/api/{room}.md": f"# glow.{room}\n\n::: glow.{room}\n" for room in API}
+    pages |= {f"reference/stages/{name}.md": stage_page(name, stage) for name, stage in STAGES.items()}
+    pages |= {f"reference/api/{room}.md": f"# glow.{room}\n\n::: glow.{room}\n" for room in ROOMS}
+    pages["reference/api/glow.md"] = PUBLIC
     pages["reference/configs.md"] = configs_page(sorted((ROOT / "configs").glob("*.yaml")))
     for uri, content in pages.items():
         files.append(File.generated(config, uri, content=content))
@@ -60,19 +48,22 @@ def root_page(name: str) -> str:
     return (ROOT / name).read_text().replace("](docs/", "](")
 
 
-def stage_page(stage: str, cls: type) -> str:
+def stage_page(name: str, stage: Stage) -> str:
     """Return what a stage is for, its command, and a table of its options for each group."""
+    given = [(field.name, field.name.upper()) for field in dataclasses.fields(stage.config) if is_required(field)]
+    usage = " ".join([name, *(value if stage.positional else f"--{option} {value}" for option, value in given)])
     return "\n".join(
         [
-            f"# {stage}",
+            f"# {name}",
             "",
-            inspect.cleandoc(cls.__doc__ or ""),
+            inspect.cleandoc(stage.config.__doc__ or ""),
             "",
-            f"```sh\nglow {stage} --help\npython -m pipelines.{stage} --help     # the same\n```",
+            f"```sh\nglow {usage} [OPTIONS]\npython -m pipelines.{usage} [OPTIONS]     # the same\n```",
             "",
-            "`--config FILE.yaml` reads the options below from a file. Options after it override the file.",
+            "`--config FILE.yaml` reads the options below from a file; `--config NAME` takes a",
+            "[configuration that comes with glow](../configs.md). Options after it override the file.",
             "",
-            *option_tables(cls),
+            *option_tables(stage.config),
         ]
     )
 
@@ -80,7 +71,7 @@ def stage_page(stage: str, cls: type) -> str:
 def option_tables(cls: type) -> list[str]:
     """Return the lines of one table for the options of ``cls`` itself, and one for each group."""
     hints = typing.get_type_hints(cls)
-    inherited = next((stage for stage, other in STAGES.items() if other in cls.__mro__[1:]), None)
+    inherited = next((name for name, stage in STAGES.items() if stage.config in cls.__mro__[1:]), None)
     own = [field for field in dataclasses.fields(cls) if not inherited or field.name in cls.__annotations__]
     plain = [field for field in own if not dataclasses.is_dataclass(hints[field.name])]
     lines = ["## Options", "", *table(cls, plain, "")]
@@ -123,12 +114,17 @@ def type_text(hint: Any) -> str:
     return {str: "text", bool: "true or false", int: "integer", float: "number"}[hint]
 
 
+def is_required(field: dataclasses.Field) -> bool:
+    """Return whether an option has no default."""
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
 def default(field: dataclasses.Field) -> str:
     """Return the default as YAML writes it; nothing for None, whose meaning the docstring gives."""
+    if is_required(field):
+        return "required"
     if field.default_factory is not dataclasses.MISSING:
         return f"`{field.default_factory()}`"
-    if field.default is dataclasses.MISSING:
-        return "required"
     if field.default is None:
         return ""
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
