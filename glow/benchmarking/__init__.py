@@ -1,1 +1,1 @@
-"""Speed, memory and arithmetic of a model on a device, beside the limits of that device and other models."""
+"""Measure speed and memory of a model, beside the limits of the device and other models."""

@@ -1,4 +1,4 @@
-"""The kinds of call that are timed, what each has to do, and how fast it is."""
+"""The kinds of call that are timed: their work, and their speed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from torch.profiler import profile
+from tqdm import tqdm
 
 from glow.benchmarking.contestants import Contestant
 from glow.benchmarking.limits import Limits, Work
 from glow.benchmarking.report import Measurement
-from glow.benchmarking.timing import Spread, rate, ratio
+from glow.benchmarking.timing import Spread, alternate, rate, ratio
 from glow.config import BenchmarkRun
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
 from glow.planning.memory import FORWARD_PASSES, process_memory
@@ -27,24 +28,22 @@ class Kind:
     """A kind of call that is timed."""
 
     name: str
-    """What it is called."""
+    """Name in the table."""
     num_images: int
-    """Images that a call is about."""
+    """Images of a call."""
     call: Callable[[Contestant], object]
     """Makes a call."""
     work: Work
-    """What a call has to do at least."""
+    """The least work of a call."""
 
 
 def kinds_of_call(run: BenchmarkRun) -> list[Kind]:
-    """Return what is timed, and what it takes: arithmetic as the configuration says, and memory that it must go
-    through.
-    """
+    """Return the calls that are timed, with the arithmetic of the configuration and the memory that must be moved."""
     size = run.train.batch_size
     microbatch = min(size, run.train.microbatch_size or size)
     memory = process_memory(run, 1, microbatch)[0]
     forward = 2.0 * memory.num_macs
-    # All that is kept from one pass to another, or from step to step, is written once and read once.
+    # Memory that is kept from one pass to another, or from step to step, is written once and read once.
     held_bytes = memory.total_bytes - memory.working_bytes + memory.kept_bytes * (math.ceil(size / microbatch) - 1)
     training = Work(FORWARD_PASSES[run.memory] * size * forward, 2 * held_bytes)
     kinds = [
@@ -57,8 +56,23 @@ def kinds_of_call(run: BenchmarkRun) -> list[Kind]:
     return kinds
 
 
+def time_calls(run: BenchmarkRun, contestants: Mapping[str, Contestant], limits: Limits) -> list[Measurement]:
+    """Time each kind of call, the contestants in turn; measure the limits before, in the middle and after."""
+    kinds, times = kinds_of_call(run), {}
+    for number, kind in enumerate(kinds):
+        if number in (0, len(kinds) // 2):
+            limits.measure()
+        # Another memory mode differs in training alone.
+        taking_part = contestants if number == 0 or run.against == "normflows" else {"ours": contestants["ours"]}
+        calls = {name: partial(kind.call, each) for name, each in taking_part.items()}
+        with tqdm(desc=kind.name, unit="round", disable=None) as bar:
+            times[kind.name] = alternate(calls, run.repeats, run.seconds, limits.device, bar.update)
+    limits.measure()
+    return [measurement(kind, times[kind.name], limits) for kind in kinds]
+
+
 def measurement(kind: Kind, times: Mapping[str, Sequence[float]], limits: Limits) -> Measurement:
-    """Return what the seconds of the calls of each contestant, which took turns, come to."""
+    """Return the speed of a kind of call, given the seconds of each contestant's calls, which took turns."""
     ours, rivals = times["ours"], {name: each for name, each in times.items() if name != "ours"}
     call_s = Spread.of(ours)
     return Measurement(
@@ -74,7 +88,7 @@ def measurement(kind: Kind, times: Mapping[str, Sequence[float]], limits: Limits
 
 
 def compare_precision(ours: Contestant) -> dict[str, float]:
-    """Return bits/dim of the first batch in the precision of training, and of the same weights in float32."""
+    """Return bits/dim of the first batch, in the precision of the training and in float32, with the same weights."""
     trained_in = ours.trainer.accelerator.mixed_precision
     values = {}
     for name in ("no", trained_in):
@@ -86,10 +100,10 @@ def compare_precision(ours: Contestant) -> dict[str, float]:
 
 
 def write_traces(ours: Contestant, output: Path) -> None:
-    """Write what some calls of training and sampling consist of, as TensorBoard and Perfetto show it."""
+    """Write traces of some training and sampling calls, which TensorBoard and Perfetto show."""
     calls = {"training": ours.train} | {f"sampling-{count}": partial(ours.sample, count) for count in SAMPLED}
     for name, call in calls.items():
-        call()  # what is different the first time is not what a trace is to show
+        call()  # the first call does more than the others
         with profile() as profiler:
             for _ in range(PROFILED_CALLS):
                 call()

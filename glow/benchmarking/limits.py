@@ -1,4 +1,4 @@
-"""What a device can do at most, measured: multiply matrices, and copy memory."""
+"""The highest speed of a device, measured: products of matrices, and copies of memory."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import torch
 
 from glow.benchmarking.timing import duration
 
-# Of square matrices, by type of device; and bytes of the tensor that is copied, far beyond all caches.
+# Sizes of square matrices, and bytes of the copied tensor, by type of device; the tensor is larger than all caches.
 MATRIX_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
 COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}
 CALLS = 4
-LONGEST_CALL_S = 1.0  # larger matrices are left out: a processor may have no fast arithmetic of the dtype
+LONGEST_CALL_S = 1.0  # larger matrices are left out: some processors are slow in some dtypes
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a call has to do at least: floating-point operations, and bytes read or written."""
+    """The least work of a call: floating-point operations, and bytes read or written."""
 
     flops: float
     num_bytes: float
 
 
 class Limits:
-    """The highest rates that were seen; ``measure`` them at several times, as a machine is not equally busy at all.
+    """The highest measured rates; ``measure`` them at several times, because other programs may slow a machine down.
 
     Args:
         device: The device.
@@ -56,7 +56,7 @@ class Limits:
         self.bytes_per_s = max(self.bytes_per_s, 2 * len(source) / least_s)
 
     def least_seconds(self, work: Work) -> float:
-        """Return the time below which the device cannot do the work: that of the arithmetic, or of the memory."""
+        """Return the least time of the work on this device: that of the arithmetic or that of the memory."""
         return max(work.flops / self.flops_per_s, work.num_bytes / self.bytes_per_s)
 
     def describe(self) -> dict[str, float | str]:
@@ -65,7 +65,7 @@ class Limits:
 
 
 def describe_machine() -> dict[str, object]:
-    """Return the processor, its threads that torch uses, and how busy it was in the last 1, 5 and 15 minutes."""
+    """Return the processor, the threads that torch uses, and the load of the last 1, 5 and 15 minutes."""
     return {"cpu": _cpu(), "num_threads": torch.get_num_threads(), "load_average": os.getloadavg()}
 
 

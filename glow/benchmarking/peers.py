@@ -1,4 +1,4 @@
-"""The nearest equal Glow of normflows, to compare with: what differs, which is little, is in DIFFERENCES."""
+"""The most similar Glow that normflows offers, to compare with; DIFFERENCES lists what is not the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOLERANCE = 0.02
 DIFFERENCES = (
     "ActNorm scales first and then shifts",
     "the last convolution of a coupling network has no learned scale",
-    "with split_prior learned, what a split factors out has one mean and scale a channel, not those of a convolution",
+    "with split_prior learned, the latents of a split have one mean and scale a channel, not those of a convolution",
     "with top_prior learned, mean and scale of the last level have learned factors of their own",
 )
 OFFERED: dict[str, tuple[object, ...]] = {
@@ -36,14 +36,14 @@ OFFERED: dict[str, tuple[object, ...]] = {
 
 
 class NormflowsGlow(nn.Module):
-    """A multiscale Glow of normflows that takes and gives what ours does.
+    """A multiscale Glow of normflows with the inputs and outputs of ours.
 
     Args:
         config: With image shape.
-        autocast: Precision in which torch.autocast runs all of it; None: float32.
+        autocast: Precision of torch.autocast for the whole model; None: float32.
 
     Raises:
-        ValueError: for a model that normflows does not have, and where normflows is not installed.
+        ValueError: for a model that normflows does not have, or if normflows is not installed.
 
     Source: normflows' documentation, the example of Glow on CIFAR-10.
     """
@@ -89,16 +89,16 @@ class NormflowsGlow(nn.Module):
 
 
 def comparable(config: ModelConfig) -> ModelConfig:
-    """Return the nearest model that can be compared: without ActNorm in coupling networks."""
+    """Return the most similar model that can be compared: without ActNorm in coupling networks."""
     return dataclasses.replace(config, network_actnorm=False)
 
 
 @torch.no_grad()
 def compare_sizes(ours: nn.Module, theirs: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, dict[str, int]]:
-    """Return parameters, and multiply-accumulates of an image, of two initialised models, counted in the same way.
+    """Count parameters, and multiply-accumulates of one image, of two initialised models.
 
     Raises:
-        ValueError: when they differ by more than TOLERANCE; says by how much.
+        ValueError: when they differ by more than TOLERANCE.
     """
     models = {"ours": ours, "normflows": theirs}
     sizes = {
@@ -109,17 +109,15 @@ def compare_sizes(ours: nn.Module, theirs: nn.Module, image_shape: tuple[int, in
         difference = values["normflows"] / values["ours"] - 1
         if abs(difference) > TOLERANCE:
             raise ValueError(
-                f"against normflows: its nearest model has {difference:+.1%} {quantity} ({values['normflows']:,}, ours "
-                f"{values['ours']:,}), which is no fair comparison: at most {TOLERANCE:.0%} is"
+                f"against normflows: its model has {difference:+.1%} {quantity} ({values['normflows']:,}, ours "
+                f"{values['ours']:,}); a fair comparison needs models that differ by at most {TOLERANCE:.0%}"
             )
     return sizes
 
 
 @torch.no_grad()
 def count_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Return the multiply-accumulates of a log-probability of one image, less what is the same for any number of
-    images.
-    """
+    """Return the multiply-accumulates of the log-probability of one image, without those of the weights alone."""
     device = next(model.parameters()).device
     flops = []
     for count in (1, 2):
@@ -140,7 +138,7 @@ def _block(num_channels: int, config: ModelConfig) -> nn.Module:
 
 
 def _base(shape: tuple[int, int, int], is_last: bool, config: ModelConfig) -> nn.Module:
-    """Build the density of what leaves at a level."""
+    """Build the density of the latents of a level."""
     distributions = _normflows().distributions
     if (config.top_prior if is_last else config.split_prior) == "standard":
         return distributions.DiagGaussian(shape, trainable=False)

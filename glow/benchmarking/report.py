@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glow.benchmarking.timing import Spread
+from glow.config import BenchmarkRun
 
 HEAD = (
     "model, images a step",
@@ -31,23 +32,23 @@ class Measurement:
     name: str
     """Kind of call."""
     num_images: int
-    """Images that a call is about."""
+    """Images of a call."""
     images_per_s: Spread
     """Speed."""
     call_s: Spread
     """Time of a call."""
     flops: float | None = None
-    """Floating-point operations of a call, as the configuration says. None: they are not what it is about."""
+    """Floating-point operations of a call, computed from the configuration. None: the call does hardly any."""
     fraction_of_limit: float | None = None
-    """Of the speed that arithmetic and memory of the device allow. None: not known."""
+    """Share of the speed that arithmetic and memory of the device allow. None: not known."""
     rivals: Mapping[str, Spread] | None = None
-    """Speed of what took turns with it, in images a second."""
+    """Speed of each rival that took turns with it, in images a second."""
     ratios: Mapping[str, Spread] | None = None
-    """How many times as fast it is as they are, round by round."""
+    """The time of each rival divided by ours, round by round."""
 
 
 def describe(results: Mapping[str, Any], measurements: Sequence[Measurement]) -> str:
-    """Return all results as text; speeds a line each, those that took turns below each other."""
+    """Return all results as text: a line for each speed, with its rivals below."""
     limits = results["limits"]
     lines = [
         f"{results['num_parameters'] / 1e6:.2f} M parameters, {results['num_macs'] / 1e9:.3f} G multiply-accumulates "
@@ -70,6 +71,23 @@ def describe(results: Mapping[str, Any], measurements: Sequence[Measurement]) ->
     return "\n".join(lines)
 
 
+def describe_model(run: BenchmarkRun) -> str:
+    """Return model, batch and memory mode: the first cell of a line."""
+    model, train = run.model, run.train
+    assert model.image_shape is not None
+    return (
+        f"L {model.num_levels}, K {model.num_steps_per_level}, width {model.hidden_channels}, {model.coupling}; "
+        f"{train.batch_size} images of {'x'.join(map(str, model.image_shape))}, {run.memory}"
+        f"{', compiled' if run.compile else ''}"
+    )
+
+
+def describe_device(environment: Mapping[str, Any], is_cpu: bool, mixed_precision: str) -> str:
+    """Return device and precision: the second cell of a line."""
+    device = f"{environment['cpu']}, {environment['num_threads']} thread(s)" if is_cpu else environment["device"]
+    return device if mixed_precision == "no" else f"{device}, {mixed_precision}"
+
+
 def row(model: str, device: str, measurements: Sequence[Measurement], memory: Mapping[str, Any]) -> str:
     """Return the results as a line of the table with the columns HEAD."""
     by_name = {each.name: each for each in measurements}
@@ -86,10 +104,10 @@ def row(model: str, device: str, measurements: Sequence[Measurement], memory: Ma
 
 
 def rows_of(path: str | Path) -> tuple[str, list[str], str]:
-    """Return what comes before the table of a document, its lines below the head, and what comes after.
+    """Return the text before the table of a document, its lines below the head, and the text after it.
 
     Raises:
-        ValueError: when the document has no place for it.
+        ValueError: when the document has no place for the table.
     """
     before, found, after = Path(path).read_text().partition(START)
     old, ended, after = after.partition(END)
@@ -99,10 +117,10 @@ def rows_of(path: str | Path) -> tuple[str, list[str], str]:
 
 
 def put_row(path: str | Path, line: str) -> None:
-    """Put a line into the table of a document, in place of an earlier one of the same model and device.
+    """Put a line into the table of a document; it replaces an earlier line of the same model and device.
 
     Raises:
-        ValueError: when the document has no place for it.
+        ValueError: when the document has no place for the table.
     """
     before, rows, after = rows_of(path)
     kept = [each for each in rows if _subject(each) != _subject(line)]
@@ -111,5 +129,5 @@ def put_row(path: str | Path, line: str) -> None:
 
 
 def _subject(line: str) -> list[str]:
-    """Return what a line is about: its first two cells."""
+    """Return model and device of a line: its first two cells."""
     return line.split("|")[1:3]

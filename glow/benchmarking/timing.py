@@ -1,4 +1,4 @@
-"""Timing of calls that take turns, so that what disturbs a machine disturbs all of them alike."""
+"""Time calls that take turns, so that other load on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of what was measured ``count`` times."""
+    """Median and quartiles of ``count`` measurements."""
 
     median: float
     low: float
@@ -25,7 +25,7 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
-        """Return those of some values, one or more."""
+        """Return the spread of one or more values."""
         low, median, high = np.percentile(values, [25, 50, 75]).tolist()
         return Spread(median, low, high, len(values))
 
@@ -39,10 +39,10 @@ def alternate(
     """Call all in turn, A B A B, and return how many seconds each call took, by name.
 
     Args:
-        calls: What to time. The first WARM_UP_CALLS of each are not timed.
-        repeats: Times that each is called, at least.
-        seconds: Time that all of it takes, at least.
-        device: What calls leave to be done there is waited for.
+        calls: Calls by name. The first WARM_UP_CALLS of each are not timed.
+        repeats: The least number of timed calls of each.
+        seconds: The least time of all together.
+        device: The device that is waited for after each call.
         progress: Called after each round.
     """
     for _ in range(WARM_UP_CALLS):
@@ -73,7 +73,7 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> Spread:
 
 
 def rate(seconds: Sequence[float], count: int) -> Spread:
-    """Return how many things a second come of calls that make ``count`` each."""
+    """Return items a second, given the times of calls that process ``count`` items each."""
     return Spread.of([count / each for each in seconds])
 
 

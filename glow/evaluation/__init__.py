@@ -1,1 +1,1 @@
-"""Evaluation: likelihood, baselines, report."""
+"""Measure models: likelihoods, baselines, anomaly scores, classes, reports."""

@@ -1,6 +1,6 @@
-"""Scores that tell images a model was not made for: likelihood, typicality, likelihood corrected for complexity.
+"""Scores of out-of-distribution images: likelihood, typicality, likelihood corrected for complexity.
 
-All are in bits/dim, and larger means more anomalous.
+All are in bits/dim; a larger score is more anomalous.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CODES = {
     "png": {"format": "PNG", "optimize": True},
     "webp": {"format": "WEBP", "lossless": True, "quality": 100, "method": 4},
 }
-# What each score is to a reader of a picture.
+# The axis label of each score.
 SCORES = {
     "bits_per_dim": "-log₂ p(x), bits/dim",
     "typicality": "distance from the typical -log₂ p(x), bits/dim",
@@ -33,7 +33,7 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Code:
-    """Length of the shortest file of an image in bits a dimension, headers included, and the name of its code."""
+    """Length of the shortest lossless file of an image, in bits/dim with headers, and the name of its code."""
 
     bits_per_dim: float
     name: str
@@ -41,7 +41,7 @@ class Code:
 
 @dataclass(frozen=True)
 class AnomalyScore:
-    """The scores of one image: ``-log2 p(x)`` a dimension, and what is made of it."""
+    """The scores of one image: ``-log2 p(x)`` a dimension, and two scores computed from it."""
 
     key: str
     bits_per_dim: float
@@ -58,7 +58,7 @@ class AnomalyScore:
             code: Its lossless code.
             reference_bits_per_dim: Estimated entropy of the model: the mean over in-distribution images.
 
-        Source: Nalisnick, Matsukawa, Teh & Lakshminarayanan 2019 (arXiv 1906.02994), the typicality test, of one image;
+        Source: Nalisnick, Matsukawa, Teh & Lakshminarayanan 2019 (arXiv 1906.02994), the typicality test for one image;
         Serra et al. 2020 (arXiv 1909.11480), section 3, S(x) = -log2 p(x) - L(x).
         """
         bits = image.bits_per_dim
@@ -66,13 +66,13 @@ class AnomalyScore:
 
 
 def shortest_code(image: np.ndarray, num_bits: int) -> Code:
-    """Code the ``2^num_bits`` levels of an image, uint8 ``[C, H, W]``, in every one of CODES; return the shortest.
+    """Code the ``2^num_bits`` levels of an image, uint8 ``[C, H, W]``, with each of CODES; return the shortest.
 
     Raises:
         ValueError: when the image has neither one channel nor three.
     """
     if len(image) not in (1, 3):
-        raise ValueError(f"images of {len(image)} channels have no lossless code here; 1 and 3 channels have")
+        raise ValueError(f"images of {len(image)} channels have no lossless code; images of 1 and 3 channels have")
     levels = reduce_bits(torch.tensor(image), num_bits).numpy()
     picture = Image.fromarray(levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
     codes = []
@@ -93,19 +93,19 @@ def shortest_codes(reader: SplitReader, numbers: range, num_bits: int) -> Iterat
 
 @dataclass(frozen=True)
 class Auroc:
-    """Area under the ROC curve and its standard error: None where a set is a single image."""
+    """Area under the ROC curve and its standard error; None if one of the sets is a single image."""
 
     auroc: float
     standard_error: float | None
 
     @staticmethod
     def of(inliers: Sequence[float] | np.ndarray, outliers: Sequence[float] | np.ndarray) -> Auroc:
-        """Return the probability that a random outlier has a larger score than a random inlier, ties counting half.
+        """Return the probability that a random outlier scores higher than a random inlier; ties count half.
 
-        The standard error is 0 where the sets do not overlap.
+        The standard error is 0 if the sets do not overlap.
 
-        Source: DeLong, DeLong & Clarke-Pearson 1988, equations 2 to 5: the variances of the share of the other set that
-        each inlier, and each outlier, is on the right side of.
+        Source: DeLong, DeLong & Clarke-Pearson 1988, equations 2 to 5: each inlier has a share of the outliers above
+        it, each outlier a share of the inliers below it; the variances of these shares give the standard error.
         """
         low, high = np.sort(np.asarray(inliers, dtype=np.float64)), np.sort(np.asarray(outliers, dtype=np.float64))
         below = _ranks(low, high) / len(low)
@@ -117,5 +117,5 @@ class Auroc:
 
 
 def _ranks(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return how many of the sorted numbers are smaller than each value, equal ones counting half."""
+    """Return how many of the sorted numbers are smaller than each value; equal numbers count half."""
     return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2

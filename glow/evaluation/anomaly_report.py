@@ -1,4 +1,4 @@
-"""What scoring images writes: scores.csv, one row an image, scores.json, and scores.png, the histograms."""
+"""The files of scored images: scores.csv with a row for each image, scores.json, and scores.png with histograms."""
 
 from __future__ import annotations
 
@@ -13,19 +13,27 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from glow.evaluation.anomaly import SCORES, AnomalyScore, Auroc
-from glow.evaluation.likelihood import Estimate
-from glow.evaluation.report import BLUE, ORANGE
+from glow.evaluation.anomaly import SCORES, AnomalyScore, Auroc, Code
+from glow.evaluation.figures import BLUE, ORANGE
+from glow.evaluation.likelihood import Estimate, ImageScore
 
 NUM_BINS = 40
 
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """The scores of a set of images, and what scores.json tells of where they lie (``name`` and more)."""
+    """The scores of a set of images, and the entries of scores.json about the set (``name`` and more)."""
 
     facts: Mapping[str, Any]
     scores: Sequence[AnomalyScore]
+
+    @staticmethod
+    def of(
+        facts: Mapping[str, Any], likelihoods: Sequence[ImageScore], codes: Sequence[Code], typical: float
+    ) -> ScoredSet:
+        """Combine the likelihood and the code of each image; ``typical`` is the bits/dim of in-distribution images."""
+        pairs = zip(likelihoods, codes, strict=True)
+        return ScoredSet(facts, [AnomalyScore.of(likelihood, code, typical) for likelihood, code in pairs])
 
     @property
     def name(self) -> str:
@@ -37,7 +45,7 @@ class ScoredSet:
         return np.array([getattr(image, score) for image in self.scores])
 
     def summarize(self) -> dict[str, Any]:
-        """Return what scores.json tells of the set: means and their standard errors."""
+        """Return the entries of scores.json about the set: facts, and means with their standard errors."""
         means = {score: asdict(Estimate.of(self.values(score))) for score in SCORES}
         means["code_bits_per_dim"] = asdict(Estimate.of([image.code.bits_per_dim for image in self.scores]))
         return {**self.facts, **means}
@@ -51,7 +59,7 @@ def areas(data: ScoredSet, outliers: ScoredSet) -> dict[str, Auroc]:
 def write_scores(
     directory: Path, data: ScoredSet, outliers: Sequence[ScoredSet], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the three files; return the content of scores.json, to which ``facts`` belong too."""
+    """Write the three files; return the content of scores.json, which begins with ``facts``."""
     compared = [
         {**other.summarize(), "auroc": {score: asdict(area) for score, area in areas(data, other).items()}}
         for other in outliers
@@ -69,6 +77,20 @@ def write_scores(
     return summary
 
 
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """Return the means of each set, and the AUROC of each score for the outliers, as text."""
+    lines = []
+    for scored in (summary["data"], *summary["outliers"]):
+        mean, length = scored["bits_per_dim"]["mean"], scored["code_bits_per_dim"]["mean"]
+        lines.append(
+            f"{scored['name']}: {scored['num_images']} images, {mean:.4f} bits/dim, code {length:.4f} bits/dim"
+        )
+        for score, area in scored.get("auroc", {}).items():
+            error = area["standard_error"]
+            lines.append(f"  AUROC of {score}: {area['auroc']:.4f}" + ("" if error is None else f" ± {error:.4f}"))
+    return "\n".join(lines)
+
+
 def _csv(sets: Sequence[ScoredSet]) -> str:
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
@@ -81,9 +103,9 @@ def _csv(sets: Sequence[ScoredSet]) -> str:
 
 
 def _histograms(data: ScoredSet, outliers: Sequence[ScoredSet]) -> Figure:
-    """Draw a column for each score and a row for each set of outliers, or one of the data alone.
+    """Draw a column for each score and a row for each set of outliers; one row of the data if there are none.
 
-    What lies far outside of the data is counted in the first or last bin.
+    The first and the last bin also count the values beyond them.
     """
     rows: list[ScoredSet | None] = list(outliers) or [None]
     figure = Figure(figsize=(11, 0.6 + 2.4 * len(rows)), layout="constrained")
@@ -108,7 +130,7 @@ def _histograms(data: ScoredSet, outliers: Sequence[ScoredSet]) -> Figure:
 
 
 def _shown(values: np.ndarray) -> tuple[float, float]:
-    """Return which scores are shown: those of the data, and so much on both sides that its bins remain visible."""
+    """Return the range of the figure: that of the data, with margins that leave the bins of the data visible."""
     low, high = float(values.min()), float(values.max())
     margin = 1.5 * (high - low) + 1e-3
     return low - margin, high + margin

@@ -1,20 +1,66 @@
-"""Densities that a model has to beat: a full-covariance Gaussian and a histogram for each pixel."""
+"""Baselines: simple densities fitted to the train split, a full-covariance Gaussian and a histogram for each pixel."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from glow.data.read.batch import Batch
+from glow.data.read.loader import eval_batches
+from glow.data.read.reader import SplitReader
 from glow.models.images import reduce_bits
 
 MAX_GAUSSIAN_DIMS = 4096
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Bits/dim of each image under another density, with the same noise; None, and a reason, if it was not fitted."""
+
+    name: str
+    bits_per_dim: Sequence[float] | None
+    reason: str = ""
+
+
+def fit_baselines(reader: SplitReader, num_bits: int, seed: int) -> list[Baseline]:
+    """Fit the baselines to the train split of a data set, and measure them on a split of it.
+
+    Args:
+        reader: The split to measure.
+        num_bits: Bit depth of the model.
+        seed: Of the dequantisation noise; that of the measured split is draw 0 of an evaluation.
+    """
+    train = SplitReader(reader.directory, "train")
+    train.verify()
+    num_dims = math.prod(reader.dataset.shape)
+    if num_dims > MAX_GAUSSIAN_DIMS:
+        gaussian = Baseline("Gaussian", None, f"{num_dims} dimensions, more than {MAX_GAUSSIAN_DIMS}")
+    elif len(train) <= num_dims:
+        gaussian = Baseline("Gaussian", None, f"only {len(train)} training images for {num_dims} dimensions")
+    else:
+        fitted = GaussianBaseline(_batches(train, "Gaussian", seed), num_bits)
+        gaussian = _measure("Gaussian", fitted.bits_per_dim, _batches(reader, "Gaussian", seed))
+    histogram = HistogramBaseline(_batches(train, "histogram", seed), num_bits, num_dims)
+    name = "histogram of each pixel"
+    return [gaussian, _measure(name, histogram.bits_per_dim, _batches(reader, "histogram", seed))]
+
+
+def _measure(name: str, bits_per_dim: Callable[[Batch], np.ndarray], batches: Iterable[Batch]) -> Baseline:
+    return Baseline(name, np.concatenate([bits_per_dim(batch) for batch in batches]).tolist())
+
+
+def _batches(split: SplitReader, title: str, seed: int) -> Iterable[Batch]:
+    total = -(-len(split) // BATCH_SIZE)
+    return tqdm(eval_batches(split, BATCH_SIZE, seed), title, total, unit="batch", disable=None)
 
 
 class GaussianBaseline:
-    """A Gaussian with full covariance fitted to dequantised images, in units of one level; all in float64."""
+    """A Gaussian with full covariance fitted to dequantised images, in units of one level; computed in float64."""
 
     def __init__(self, batches: Iterable[Batch], num_bits: int) -> None:
         self.num_bits = num_bits
@@ -47,7 +93,7 @@ class GaussianBaseline:
 
 
 class HistogramBaseline:
-    """An independent distribution over the levels for each pixel and channel; one is added to every count."""
+    """An independent distribution over the levels for each pixel and channel; every count starts at one."""
 
     def __init__(self, batches: Iterable[Batch], num_bits: int, num_dims: int) -> None:
         self.num_bits = num_bits

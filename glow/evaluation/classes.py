@@ -1,4 +1,4 @@
-"""What a class-conditional model says about the class of an image, by Bayes' rule with equally likely classes."""
+"""The class of an image under a class-conditional model, by Bayes' rule with equally likely classes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NUM_BINS = 10
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often the most probable class is the right one, by how probable the model thinks it.
+    """How often the most probable class is right, in bins of its probability (the confidence).
 
     Attributes:
-        edges: Of the bins of confidence, ``[bins + 1]``.
+        edges: Edges of the bins of confidence, ``[bins + 1]``.
         counts: Images in each bin.
         confidences: Mean confidence in each bin (nan where empty).
         accuracies: Share of right classes in each bin (nan where empty).
@@ -61,14 +61,14 @@ def reliability(scores: Sequence[ImageScore]) -> Reliability:
 
 
 def marginal_bits_per_dim(score: ImageScore, num_dims: int) -> float:
-    """Return the bits/dim of an image without its label: of the mean of its probability over the classes."""
+    """Return the bits/dim of an image without its label, from the mean of its probability over the classes."""
     log_probs = np.array(score.log_prob_by_class)
     log_prob = log_probs.max() + math.log(np.exp(log_probs - log_probs.max()).mean())
     return float(-log_prob / (num_dims * math.log(2)))
 
 
 def summarize_classes(scores: Sequence[ImageScore], num_dims: int) -> dict[str, Any]:
-    """Return what bpd.json tells of the classes."""
+    """Return the entry of bpd.json about the classes."""
     marginal = Estimate.of([marginal_bits_per_dim(score, num_dims) for score in scores])
     posteriors = class_posteriors(scores)
     accuracy = Estimate.of(posteriors.argmax(axis=1) == np.array([score.label for score in scores]))

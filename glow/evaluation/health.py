@@ -1,4 +1,4 @@
-"""Signs of a flow's health: log-det and prior of each level, how exact the inverse is, condition of the 1x1 weights."""
+"""The health of a flow: log-det and prior of each level, error of the inverse, condition of the 1x1 weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from glow.models.images import bits_per_dim
 def flow_health(model: Glow, batch: Batch) -> dict[str, float]:
     """Return numbers to watch, by name.
 
-    ``health/inverse_error`` is max |x - decode(encode(x))| over the batch; ``health/logdet_<l>`` and
-    ``health/prior_<l>`` are what the log-determinants of a level and the density of its latents contribute to the mean
-    bits/dim; ``health/condition/<i>`` is the condition number of the 1x1 weight in unit i of the chain: one that grows
-    without end announces a singular weight.
+    ``health/inverse_error`` is max |x - decode(encode(x))| over the batch. ``health/logdet_<l>`` and
+    ``health/prior_<l>`` are the contributions of the log-determinants and of the latents of level l to the mean
+    bits/dim. ``health/condition/<i>`` is the condition number of the 1x1 weight in unit i of the chain; if it grows
+    without end, the weight becomes singular.
     """
     parameter = next(model.parameters())
     x, _ = model.dequantize(batch.images.to(parameter.device), batch.noise.to(parameter.device, parameter.dtype))

@@ -21,10 +21,10 @@ from glow.sampling.groups import group_size
 
 @dataclass(frozen=True)
 class ImageScore:
-    """Bits/dim of one image; the parts (dequantisation, then the levels) add up to it.
+    """Bits/dim of one image, and its parts, which add up to it: dequantisation, then each level.
 
-    Under a class-conditional model these are given the label, and ``log_prob_by_class`` holds the log-probability of
-    the image given each class, in nats, if asked for.
+    A class-conditional model measures them given the label. ``log_prob_by_class`` is then the log-probability of the
+    image given each class, in nats, or empty.
     """
 
     key: str
@@ -51,12 +51,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Bound:
-    """Which lower bound of the log-probability of a discrete image, and how it is measured.
+    """A lower bound of the log-probability of a discrete image, and how it is measured.
 
-    ``elbo`` is the mean log-probability over ``num_noise_samples`` dequantisation draws, ``iwbo`` the logarithm of the
-    mean probability, which rises with their number. Draw k of an image depends on (seed, key, k) alone. Under a
-    class-conditional model, ``all_classes`` measures the images given each class too, and ``labels`` says whether the
-    probability of an image is that given its label, or, its label unknown, the mean over the classes.
+    ``elbo`` is the mean log-probability over ``num_noise_samples`` dequantisation draws. ``iwbo`` is the logarithm of
+    the mean probability; it rises with the number of draws. Draw k of an image depends on (seed, key, k) alone.
+
+    Two options of a class-conditional model: ``all_classes`` also measures each image given every class. ``labels``
+    says which probability counts: that given the label, or, if labels are ``unknown``, the mean over the classes.
 
     Source: Burda, Grosse & Salakhutdinov 2016 (IWAE, arXiv 1509.00519), equation 8.
     """
@@ -76,7 +77,7 @@ def score_split(
     share: Share | None = None,
     num_images: int | None = None,
 ) -> Iterator[ImageScore]:
-    """Yield the score of every image of this process's part of a split, or of its first ``num_images``, in order.
+    """Yield the score of every image of this process's share of a split, in order; of its first ``num_images``.
 
     Raises:
         ValueError: when the model needs labels and the data set has none.
@@ -115,7 +116,7 @@ def score_batches(model: Glow, batches: Iterable[Batch], bound: Bound, first: in
 
 
 def _bound_parts(model: Glow, batch: Batch, labels: Tensor | None, bound: Bound, start: int) -> Tensor:
-    """Return what dequantisation and each level contribute to the bound, in nats, float64 ``[N, L + 1]``."""
+    """Return the contributions of dequantisation and of each level to the bound, nats, float64 ``[N, L + 1]``."""
     draws = []
     for draw in range(bound.num_noise_samples):
         noise = batch.noise
@@ -130,7 +131,7 @@ def _bound_parts(model: Glow, batch: Batch, labels: Tensor | None, bound: Bound,
 def _mean_probability(stacked: Tensor) -> Tensor:
     """Return the parts ``[N, L + 1]`` of the logarithm of the mean over ``[M, N, L + 1]`` draws or classes, in nats.
 
-    The levels are averaged with the weights of the draws; the rest is counted as dequantisation.
+    Each level is averaged with the weights of the draws; the rest counts as dequantisation.
     """
     log_probs = stacked.sum(2)
     weights = log_probs.softmax(0)[:, :, None]
@@ -141,9 +142,9 @@ def _mean_probability(stacked: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _log_prob_parts(model: Glow, images: Tensor, noise: Tensor, labels: Tensor | None, start: int) -> Tensor:
-    """Return what dequantisation and each level contribute to the log-probability, float64 ``[N, L + 1]``.
+    """Return the contributions of dequantisation and of each level to the log-probability, float64 ``[N, L + 1]``.
 
-    The images are rows ``start`` and following of a group; the other rows are padding.
+    The images are the rows of a group from ``start`` on; the other rows are padding.
     """
     parameter = next(model.parameters())
     group = group_size(model.image_shape)
@@ -162,7 +163,9 @@ def _log_prob_parts(model: Glow, images: Tensor, noise: Tensor, labels: Tensor |
 
 
 def _aligned(batches: Iterable[Batch], first: int, group: int) -> Iterator[tuple[int, Batch]]:
-    """Cut batches of the images ``first`` and following at the multiples of ``group``; yield their first rows too."""
+    """Cut batches at the multiples of ``group``, and yield each part after its row in the group; image ``first`` is the
+    first one.
+    """
     pending: list[Batch] = []
     number = first
     for batch in batches:
@@ -179,7 +182,7 @@ def _aligned(batches: Iterable[Batch], first: int, group: int) -> Iterator[tuple
 
 @torch.no_grad()
 def round_trip_error(model: Glow, batch: Batch) -> float:
-    """Return max |x - decode(encode(x))| over a batch, in data units: the whole range of levels is 1."""
+    """Return max |x - decode(encode(x))| over a batch, in data units: the range of all levels is 1."""
     parameter = next(model.parameters())
     x, _ = model.dequantize(batch.images.to(parameter.device), batch.noise.to(parameter.device, parameter.dtype))
     labels = class_labels(model, batch)
@@ -188,10 +191,10 @@ def round_trip_error(model: Glow, batch: Batch) -> float:
 
 
 def class_labels(model: Glow, batch: Batch) -> Tensor | None:
-    """Return the labels that the model is to be given with a batch, on its device: None if it takes none.
+    """Return the labels of a batch on the device of the model; None if the model takes none.
 
     Raises:
-        ValueError: when it needs labels and the batch has none.
+        ValueError: when the model needs labels and the batch has none.
     """
     if not model.num_classes:
         return None

@@ -1,4 +1,4 @@
-"""What an evaluation writes: bpd.json, per_image.csv, and report.html, one file that opens offline."""
+"""The files of an evaluation: bpd.json, per_image.csv, and report.html, one file that opens offline."""
 
 from __future__ import annotations
 
@@ -10,37 +10,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from glow.evaluation.classes import Reliability, marginal_bits_per_dim, reliability, summarize_classes
+from glow.data.read.reader import SplitReader
+from glow.evaluation.baselines import Baseline
+from glow.evaluation.classes import marginal_bits_per_dim, reliability, summarize_classes
+from glow.evaluation.figures import plot_histogram, plot_levels, plot_reliability, plot_training_curve, svg
 from glow.evaluation.likelihood import Estimate, ImageScore
-
-BLUE, ORANGE, GREY = "#2563a8", "#c2571a", "#8a8f98"
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """Bits/dim of another density on the same images with the same noise, one an image; or the reason why not."""
-
-    name: str
-    bits_per_dim: Sequence[float] | None
-    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything a report tells.
+    """Everything that a report shows.
 
     Attributes:
         scores: One for each image of the split.
-        facts: What was measured and how: the entries of bpd.json that are not computed from the scores.
-        baselines: Densities to compare with.
+        facts: What was measured, and how: the entries of bpd.json that are not computed from the scores.
+        baselines: Simple densities to compare with.
         extremes: Images (uint8 ``[H, W, 3]`` or ``[H, W]``) of the most and least likely, by key.
         grids: Sample grids by caption, as PNG files.
         metrics: Lines of metrics.jsonl.
@@ -58,6 +49,30 @@ def extreme_scores(scores: Sequence[ImageScore], count: int = 5) -> tuple[list[I
     """Return the ``count`` most and least likely images."""
     ordered = sorted(scores, key=lambda score: score.bits_per_dim)
     return ordered[:count], ordered[::-1][:count]
+
+
+def extreme_images(reader: SplitReader, scores: Sequence[ImageScore]) -> dict[str, np.ndarray]:
+    """Return the most and least likely images of a split by key: uint8 ``[H, W, 3]`` or ``[H, W]``.
+
+    Args:
+        reader: The split.
+        scores: One for each of its images, in order.
+    """
+    most, least = extreme_scores(scores)
+    keys = {score.key for score in (*most, *least)}
+    images = {}
+    for number, score in enumerate(scores):
+        if score.key in keys:
+            image = reader.decode(reader.read([number])[number])
+            images[score.key] = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    return images
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Return the result of a valid bpd.json as one line."""
+    error = summary["standard_error"]
+    uncertainty = "" if error is None else f" ± {error:.4f}"
+    return f"{summary['bits_per_dim']:.4f}{uncertainty} bits/dim on {summary['num_images']} images"
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
@@ -132,12 +147,12 @@ def _render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
     most, least = extreme_scores(evaluation.scores)
     plots: dict[str, str | None] = {"histogram": None, "levels": None, "training": None, "reliability": None}
     if summary["valid"]:
-        plots["histogram"] = _svg(_histogram(evaluation))
-        plots["levels"] = _svg(_levels(summary["parts"]))
+        plots["histogram"] = _picture(plot_histogram(evaluation.scores, evaluation.baselines))
+        plots["levels"] = _picture(plot_levels(summary["parts"]))
         if summary["classes"]:
-            plots["reliability"] = _svg(_reliability(reliability(evaluation.scores)))
+            plots["reliability"] = _picture(plot_reliability(reliability(evaluation.scores)))
     if any("validation/bits_per_dim" in line or "train/bits_per_dim" in line for line in evaluation.metrics):
-        plots["training"] = _svg(_training_curve(evaluation.metrics))
+        plots["training"] = _picture(plot_training_curve(evaluation.metrics))
     return template.render(
         summary=summary,
         plots=plots,
@@ -148,79 +163,8 @@ def _render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _histogram(evaluation: Evaluation) -> Figure:
-    figure = Figure(figsize=(6.4, 3), layout="constrained")
-    axes = figure.add_subplot()
-    series = {"model": np.array([score.bits_per_dim for score in evaluation.scores])}
-    series |= {b.name: np.asarray(b.bits_per_dim) for b in evaluation.baselines if b.bits_per_dim is not None}
-    bins = np.histogram_bin_edges(np.concatenate(list(series.values())), bins=48).tolist()
-    for (name, values), color in zip(series.items(), (BLUE, ORANGE, GREY), strict=False):
-        style: Literal["step", "stepfilled"] = "stepfilled" if name == "model" else "step"
-        axes.hist(
-            values, bins=bins, histtype=style, color=color, alpha=0.85, label=f"{name} (mean {values.mean():.3f})"
-        )
-    axes.set(xlabel="bits/dim of one image (lower is likelier)", ylabel="images")
-    axes.legend(frameon=False)
-    return _plain(figure)
-
-
-def _levels(parts: Mapping[str, Any]) -> Figure:
-    values = [parts["dequantisation"], *parts["levels"]]
-    names = ["dequantisation", *(f"level {number + 1}" for number in range(len(parts["levels"])))]
-    figure = Figure(figsize=(6.4, 0.5 * len(values) + 0.8), layout="constrained")
-    axes = figure.add_subplot()
-    bars = axes.barh(names, values, color=[GREY] + [BLUE] * (len(values) - 1))
-    axes.bar_label(bars, fmt="%.3f", padding=3)
-    axes.invert_yaxis()
-    axes.margins(x=0.18)
-    axes.axvline(0, color="black", linewidth=0.6)
-    axes.set(xlabel="contribution in bits/dim (they add up to the total)")
-    return _plain(figure)
-
-
-def _reliability(bins: Reliability) -> Figure:
-    figure = Figure(figsize=(6.4, 3), layout="constrained")
-    axes = figure.add_subplot()
-    width = bins.edges[1] - bins.edges[0]
-    axes.bar(bins.edges[:-1], np.nan_to_num(bins.accuracies), width, align="edge", color=BLUE, edgecolor="white")
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-    for edge, count, accuracy in zip(bins.edges, bins.counts, np.nan_to_num(bins.accuracies), strict=False):
-        if count:
-            axes.annotate(f"{count:,}", (edge + width / 2, accuracy), ha="center", va="bottom", fontsize=8)
-    axes.set(xlabel="probability of the most probable class", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.1))
-    return _plain(figure)
-
-
-def _training_curve(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    figure = Figure(figsize=(6.4, 3), layout="constrained")
-    axes = figure.add_subplot()
-    shown: list[float] = []
-    for name, color in (("train", GREY), ("validation", BLUE)):
-        points = [(m["step"], m[f"{name}/bits_per_dim"]) for m in metrics if f"{name}/bits_per_dim" in m]
-        if points:
-            steps, values = zip(*points, strict=True)
-            axes.plot(steps, values, color=color, label=name, marker="o" if name == "validation" else "", markersize=3)
-            shown += values
-    # The first steps are far off the scale of everything that follows.
-    low, high = min(shown), float(np.quantile(shown, 0.95))
-    axes.set_ylim(low - 0.05 * (high - low + 0.1), high + 0.1 * (high - low + 0.1))
-    axes.set(xlabel="step", ylabel="bits/dim")
-    axes.legend(frameon=False)
-    return _plain(figure)
-
-
-def _plain(figure: Figure) -> Figure:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _svg(figure: Figure) -> str:
-    """Draw a figure as an image URL; without a date and with a fixed salt of its ids, always the same one."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "glow"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _data_url(buffer.getvalue(), "image/svg+xml")
+def _picture(figure: Figure) -> str:
+    return _data_url(svg(figure), "image/svg+xml")
 
 
 def _png(image: np.ndarray) -> bytes:

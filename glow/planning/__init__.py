@@ -1,1 +1,1 @@
-"""What a training will take: the memory of every process, predicted and measured."""
+"""Plan a training: the memory of every process, predicted and measured, and the way to train that suits a device."""

@@ -1,4 +1,4 @@
-"""Memory of forward and backward passes as the allocator of the device counts it, to hold predictions against."""
+"""Measure the memory of forward and backward passes with the allocator of the device, to check predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from glow.config import TrainRun
+from glow.config import ModelConfig, TrainRun
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
 from glow.models.glow import Glow
 from glow.planning.memory import MEMORY_MODES, in_mode, process_memory
@@ -26,7 +26,7 @@ PLOTTED_STEPS = (4, 8, 16, 32)
 
 @dataclass
 class Allocations:
-    """What was allocated and not freed since a moment, in bytes."""
+    """Memory that was allocated since a moment and not freed, in bytes."""
 
     live_bytes: int = 0
     """At the end."""
@@ -35,9 +35,9 @@ class Allocations:
 
 
 def measure_step(run: TrainRun, images: int, device: torch.device) -> int:
-    """Return the most memory, in bytes, that training needs for one microbatch in a process alone.
+    """Return the most memory, in bytes, that one process alone needs for one microbatch.
 
-    Model, averaged weights, gradients and the optimiser's state are there before, as in all steps but the first.
+    The model, averaged weights, gradients and the optimiser's state exist before, as in every step but the first.
     """
     with allocations(device) as counted:
         model = _ready_model(run, device)
@@ -46,7 +46,7 @@ def measure_step(run: TrainRun, images: int, device: torch.device) -> int:
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        model(*_random_inputs(model, images, device)).sum().backward()
+        model(*random_inputs(run.model, images, device=device)).sum().backward()
         del ema
     return counted.peak_bytes
 
@@ -54,7 +54,7 @@ def measure_step(run: TrainRun, images: int, device: torch.device) -> int:
 def measure_kept(run: TrainRun, images: int, device: torch.device) -> int:
     """Return the memory, in bytes, that a forward pass keeps for the backward pass."""
     model = _ready_model(run, device)
-    inputs = _random_inputs(model, images, device)
+    inputs = random_inputs(run.model, images, device=device)
     with allocations(device) as counted:
         log_prob = model(*inputs)
     del log_prob
@@ -62,9 +62,9 @@ def measure_kept(run: TrainRun, images: int, device: torch.device) -> int:
 
 
 def plot_kept(run: TrainRun, images: int, device: torch.device, path: str) -> None:
-    """Draw what forward passes keep over the number of steps in a level, for each memory mode.
+    """Draw the memory that a forward pass keeps over the number of steps in a level, for each memory mode.
 
-    Points are measured, lines predicted.
+    Points are measured, lines are predicted.
     """
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
@@ -88,9 +88,9 @@ def plot_kept(run: TrainRun, images: int, device: torch.device, path: str) -> No
 
 @contextmanager
 def allocations(device: torch.device) -> Iterator[Allocations]:
-    """Count what is allocated within, up to its end."""
+    """Count the memory that is allocated in the body of the ``with``."""
     counted = Allocations()
-    # Garbage of before that is collected within would count as memory set free.
+    # Garbage from before, collected inside, would count as memory set free.
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -101,7 +101,7 @@ def allocations(device: torch.device) -> Iterator[Allocations]:
         counted.live_bytes = torch.cuda.memory_allocated(device) - before
         counted.peak_bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # that there is no GPU is no error
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would report a missing GPU as an error
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield counted
     assert profiler.profiler is not None
@@ -113,16 +113,17 @@ def allocations(device: torch.device) -> Iterator[Allocations]:
 
 def _ready_model(run: TrainRun, device: torch.device) -> Glow:
     model = Glow(run.model).to(device)
-    model.initialize(*_random_inputs(model, 2, device))
+    model.initialize(*random_inputs(run.model, 2, device=device))
     model.set_memory(run.memory, run.anchor_every or None)
     set_compute_dtype(model, NETWORK_DTYPES[run.train.mixed_precision or "no"])
     return model.train()
 
 
-def _random_inputs(model: Glow, images: int, device: torch.device) -> list[Tensor]:
-    """Return images, noise, and labels where the model takes them."""
-    shape = (images, *model.image_shape)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    noise = torch.rand(shape, device=device).clamp(1e-6, 1 - 1e-6)
-    labels = [torch.zeros(images, dtype=torch.int64, device=device)] if model.num_classes else []
-    return [pixels, noise, *labels]
+def random_inputs(model: ModelConfig, count: int, seed: int = 0, device: torch.device | None = None) -> list[Tensor]:
+    """Return the inputs of ``count`` random images: images, noise, and labels if the model takes them."""
+    assert model.image_shape is not None
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, *model.image_shape), dtype=torch.uint8, generator=rng)
+    noise = torch.rand(images.shape, generator=rng).clamp(1e-6, 1 - 1e-6)
+    labels = [torch.randint(0, model.num_classes, (count,), generator=rng)] if model.num_classes else []
+    return [value.to(device) for value in (images, noise, *labels)]

@@ -1,4 +1,4 @@
-"""Memory of the processes of a training, predicted before it starts; and the mode that suits a device."""
+"""Predict the memory of the processes of a training, and recommend the way to train that suits a device."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from glow.cost.units import UnitCost, cut, unit_costs
 from glow.execution.precision import NETWORK_DTYPES
 
 MEMORY_MODES = ("stored", "checkpoint", "reversible")
-# Arithmetic of a step in forward passes: forwards, twice that backwards, and what is computed again.
+# Arithmetic of a step in forward passes: one forward, two for backward, one more if networks are computed again.
 FORWARD_PASSES = {"stored": 3, "checkpoint": 4, "reversible": 4}
 NUM_MOMENTS = {"adam": 2, "adamw": 2, "adamax": 2, "sgd": 1}
-# Optimisers that are not fused make a copy of the gradients, on GPUs of all at once.
+# Optimisers that are not fused copy the gradients; on GPUs, all at the same time.
 NUM_GRADIENT_COPIES = {"adam": 0, "adamw": 0, "adamax": 1, "sgd": 1}
-# Of a step that is gathered, and the next one: the weights, and the buffer they come in. Its gradient likewise.
+# Of the step that is gathered and of the next one: the weights and their receive buffer; and the same of the gradient.
 NUM_GATHERED = 6
-# Share of a device that is left to its driver, to convolutions' own buffers, and to gaps between tensors.
+# Share of a device that stays free for its driver, the buffers of convolutions, and gaps between tensors.
 RESERVE = 0.1
-# Images that keep a GPU busy have so many pixels together: one of 256x256, 16 of 64x64, 64 of 32x32.
+# Pixels that keep a GPU busy: one image of 256x256, 16 of 64x64, 64 of 32x32.
 BUSY_PIXELS = 256 * 256
 MAX_IMAGES = 2**20
-# Processes that share a model or a pipeline, where the configuration does not say: those of one machine.
+# Processes that share a model or a pipeline by default: those of one machine.
 GROUP_SIZE = 8
 
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """Memory of one process, in bytes, when it needs most."""
+    """Memory of one process, in bytes, at its peak."""
 
     units: range
-    """Of the chain, that it computes."""
+    """Units of the chain that the process computes."""
     num_parameters: int
     """Parameters of these units."""
     num_macs: int
@@ -53,11 +53,11 @@ class ProcessMemory:
     ema_bytes: int
     """Averaged weights."""
     communication_bytes: int
-    """Buffers for what processes exchange."""
+    """Buffers of the exchange between processes."""
     kept_bytes: int
-    """What forward passes keep for backward passes."""
+    """Tensors that forward passes keep for backward passes."""
     working_bytes: int
-    """What is needed besides in the middle of a pass, or by the optimiser."""
+    """Further memory in the middle of a pass, or in the optimiser."""
 
     @property
     def total_bytes(self) -> int:
@@ -74,11 +74,11 @@ class Option:
     memory: str
     """Memory mode."""
     needed_bytes: int
-    """Memory of the process that needs most, at the microbatch that was asked about."""
+    """Memory of the process that needs most, at the given microbatch."""
     largest: int
-    """Images in the largest microbatch that fits, however large the batch is; 0: none."""
+    """Images in the largest microbatch that fits, for a batch of any size; 0: none fits."""
     microbatch_size: int
-    """Images in a microbatch of this batch: as many as fit, in parts that are as equal as can be; 0: none fits."""
+    """Images in a microbatch of this batch: as many as fit, in parts that are as equal as possible; 0: none fits."""
     share: int
     """Images in the largest microbatch that this batch allows."""
 
@@ -98,16 +98,16 @@ class Option:
 
 
 def process_memory(run: TrainRun, num_processes: int, images: int, device_type: str = "cuda") -> list[ProcessMemory]:
-    """Return the memory of a process of each pipeline stage; in other modes that of any process, alone in the list.
+    """Return the memory of a process of each pipeline stage; in other modes a list of one, because all are alike.
 
     Args:
-        run: With the shape of images, and the number of classes where there are any.
-        num_processes: That take part.
-        images: Microbatch: what a process computes at once.
-        device_type: On which it computes; on cpu the optimiser goes through the parameters one by one.
+        run: The training, with the shape of the images and the number of classes.
+        num_processes: Processes of the training.
+        images: Microbatch: images that a process computes at once.
+        device_type: Type of the device; on cpu the optimiser updates the parameters one by one.
 
     Raises:
-        ValueError: when the model cannot be laid over so many processes.
+        ValueError: when the model cannot be laid over this number of processes.
     """
     config = run.parallel
     if num_processes % (config.stages or config.shards or 1):
@@ -121,7 +121,7 @@ def process_memory(run: TrainRun, num_processes: int, images: int, device_type: 
     assert config.stages is not None
     pipelines = num_processes // config.stages
     num_microbatches = math.ceil(run.train.batch_size / (pipelines * images))
-    # 1F1B: of stage s, S - s forward passes are ahead of the backward passes; there are S microbatches or more.
+    # 1F1B: in stage s of S, forward passes are S - s microbatches ahead of backward passes.
     return [
         _memory(run, costs, units, _Part(pipelines, images, device_type, config.stages - number, num_microbatches))
         for number, units in enumerate(_stages(costs, config.stages))
@@ -140,13 +140,13 @@ def describe_stages(stages: Sequence[ProcessMemory]) -> str:
 
 
 def options(run: TrainRun, num_processes: int, capacity_bytes: float, images: int) -> list[Option]:
-    """Return all ways to train, the fastest first: those with the least communication, then with the least arithmetic.
+    """Return all ways to train, sorted by communication, then by arithmetic, the least first.
 
     Args:
-        run: What is trained; its stages and shards are taken where it has some.
-        num_processes: That take part.
-        capacity_bytes: Memory of the device of each; RESERVE of it is not planned with.
-        images: Microbatch to give the memory for.
+        run: The training; its stages and shards are used if it has any.
+        num_processes: Processes of the training.
+        capacity_bytes: Memory of the device of each process; RESERVE of it stays free.
+        images: Microbatch for ``needed_bytes``.
     """
     found = []
     for parallel in _layouts(run.parallel, num_processes, run.model.num_levels * run.model.num_steps_per_level):
@@ -162,9 +162,10 @@ def options(run: TrainRun, num_processes: int, capacity_bytes: float, images: in
 
 
 def recommend(run: TrainRun, ways: Sequence[Option]) -> Option | None:
-    """Return the first way that computes enough images at once to keep a GPU busy; or that computes most; or None.
+    """Return the first way whose microbatches keep a GPU busy, else the way with the largest; None if nothing fits.
 
-    Enough are ``train.microbatch_size``, where it is given, or BUSY_PIXELS, or a process's part of the batch.
+    A GPU is busy with ``train.microbatch_size`` images if that is given, with BUSY_PIXELS, or with all images of a
+    process.
     """
     assert run.model.image_shape is not None
     _, height, width = run.model.image_shape
@@ -177,37 +178,37 @@ def recommend(run: TrainRun, ways: Sequence[Option]) -> Option | None:
 
 
 def in_mode(run: TrainRun, memory: str, parallel: ParallelConfig | None = None) -> TrainRun:
-    """Return the run in another memory mode, and laid out like that; None: ddp."""
+    """Return the run in another memory mode and layout; None: ddp."""
     changes: dict[str, Any] = {"memory": memory, "parallel": parallel or ParallelConfig()}
     return dataclasses.replace(run, **changes)
 
 
 def microbatch_sizes(run: TrainRun, num_processes: int) -> list[int]:
-    """Return the sizes of microbatches that ``run`` could choose, smallest first."""
+    """Return the possible sizes of microbatches of a run, smallest first."""
     num_stages = run.parallel.stages or 1
     share = math.ceil(run.train.batch_size * num_stages / num_processes)
     if num_stages == 1:
         return list(range(1, share + 1))
-    # A pipeline wants equal ones, and as many as it has stages.
+    # The microbatches of a pipeline are equal, and there are at least as many as stages.
     return [size for size in range(1, share // num_stages + 1) if share % size == 0]
 
 
 def _even_size(sizes: Sequence[int], largest: int) -> int:
-    """Return the smallest of the sizes that takes as few passes as the largest that fits; 0 where none does."""
+    """Return the smallest size that needs as few passes as the largest that fits; 0 if none fits."""
     passes = [math.ceil(sizes[-1] / size) for size in sizes if size <= largest]
     return sizes[passes.index(passes[-1])] if passes else 0
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one process has of the work."""
+    """The work of one process."""
 
     num_copies: int
-    """Processes that have the same units, or shards of them."""
+    """Processes with the same units, or with shards of them."""
     images: int
     """Microbatch."""
     device_type: str
-    """Device that it is on."""
+    """Type of its device."""
     in_flight: int = 1
     """Microbatches that wait for their backward pass."""
     num_microbatches: int = 1
@@ -226,7 +227,7 @@ def _memory(run: TrainRun, costs: Sequence[UnitCost], units: range, part: _Part)
     )
     optimizer = run.optimizer
     num_copies = NUM_GRADIENT_COPIES[optimizer.name] if part.device_type == "cuda" else 0
-    # The optimiser comes when nothing is kept any more.
+    # When the optimiser works, nothing is kept any more.
     most = max(ahead + peak, 4 * num_held * num_copies)
     return ProcessMemory(
         units=units,
@@ -246,7 +247,7 @@ def _communication_bytes(parallel: ParallelConfig, costs: Sequence[UnitCost], un
     own = [costs[index] for index in units]
     if parallel.mode in ("fsdp", "hsdp"):
         return 4 * NUM_GATHERED * max(cost.num_parameters for cost in own) if part.num_copies > 1 else 0
-    # A flat copy of all gradients; and the states at both ends of a stage, of all microbatches.
+    # A flat copy of all gradients, and for all microbatches the states at both ends of a stage.
     gradients = 4 * sum(cost.num_parameters for cost in own) if part.num_copies > 1 else 0
     ends = [costs[index].state_bytes for index in (units.start, units.stop) if 0 < index < len(costs)]
     return gradients + (part.num_microbatches + 1) * part.images * sum(ends)
@@ -260,7 +261,7 @@ def _num_shards(parallel: ParallelConfig, num_copies: int) -> int:
 
 
 def _layouts(given: ParallelConfig, num_processes: int, num_steps: int) -> list[ParallelConfig]:
-    """Return the layouts that so many processes can choose from, least communication first."""
+    """Return the possible layouts over a number of processes, the least communication first."""
     if num_processes == 1:
         return [ParallelConfig(reduce_dtype=given.reduce_dtype)]
     group = next(size for size in range(min(GROUP_SIZE, num_processes), 0, -1) if num_processes % size == 0)

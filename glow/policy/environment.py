@@ -1,4 +1,4 @@
-"""Tasks with two equally good actions: points in a plane that is the same to the left and to the right."""
+"""Tasks with two equally good actions: a point moves in a plane that is symmetric, left and right."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Environment(Protocol):
     """A Markov decision process: the state is a point of the plane, the action one of the square from -1 to 1.
 
     Attributes:
-        name: What it is called.
+        name: Name of the task.
         horizon: Steps of an episode, which begins at the origin.
-        discount: Weight of a reward that comes one step later. The end of an episode is no end of the task.
+        discount: Weight of a reward that comes one step later. The task itself has no end; only episodes end.
         limit: Positions go from ``-limit`` to ``limit`` in both directions.
-        targets: Positions of equal worth, ``[2, 2]``, left and right.
+        targets: Two equally good positions, ``[2, 2]``, left and right.
     """
 
     name: str
@@ -34,10 +34,10 @@ STATE_DIMS = ACTION_DIMS = 2
 
 
 class TwoGoals:
-    """A point that starts in the middle between two goals: left or right, both are equally near.
+    """A point that starts in the middle between two goals, left and right.
 
-    ``next = state + 0.3 action``; the reward is minus the distance to the nearer goal, and minus ``|action|^2``: haste
-    is dear, so that the best actions lie inside of the square.
+    ``next = state + 0.3 action``. The reward is minus the distance to the nearer goal, minus ``|action|^2``: fast moves
+    are expensive, so that the best actions lie inside the square.
 
     Source: after the multi-goal task of Haarnoja, Tang, Abbeel & Levine 2017 (arXiv 1702.08165), section 5.1.
     """
@@ -55,9 +55,9 @@ class TwoGoals:
 
 
 class TwoPeaks:
-    """A single decision (a bandit): the action is where the point jumps to, and the reward has two equal peaks there.
+    """A single decision (a bandit): the point jumps to the action, and the reward has two equal peaks.
 
-    The reward is ``-4 |action - target|^2``, of the nearer target.
+    The reward is ``-4 |action - target|^2`` for the nearer target.
     """
 
     name = "bandit"

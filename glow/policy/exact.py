@@ -1,4 +1,4 @@
-"""The best policy at a temperature, by dynamic programming on a grid: what learned ones are measured against."""
+"""The best policy at a temperature, by dynamic programming on a grid; learned policies are compared with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BestPolicy:
     Attributes:
         environment: The task.
         alpha: Temperature.
-        values: V on a square grid of positions, float64 ``[y, x]``, between which it is bilinear.
+        values: V on a square grid of positions, float64 ``[y, x]``, bilinear in between.
     """
 
     environment: Environment
@@ -37,7 +37,7 @@ class BestPolicy:
 
     @staticmethod
     def of(environment: Environment, alpha: float) -> BestPolicy:
-        """Iterate ``Q(s, a) = r + discount V(s')`` until V moves everywhere alike.
+        """Iterate ``Q(s, a) = r + discount V(s')`` until V rises by the same number everywhere.
 
         Source: Haarnoja, Tang, Abbeel & Levine 2017 (arXiv 1702.08165), theorem 3.
         """
@@ -48,7 +48,7 @@ class BestPolicy:
             following = reward + discount * BestPolicy(environment, alpha, values).value(moved)
             rise = integrate(following, alpha).reshape(values.shape) - values
             values = values + rise
-            # Without a discount this was all; else V would go on rising by as much as the discount leaves each time.
+            # Without a discount, one iteration is enough. Else the remaining rises form a geometric series.
             if not discount or rise.max() - rise.min() < TOLERANCE:
                 return BestPolicy(environment, alpha, values + rise.mean() * discount / (1 - discount))
 
@@ -69,7 +69,7 @@ class BestPolicy:
 
 
 def divergence(policy: Policy, best: BestPolicy, num_samples: int = 50_000, seed: int = 0) -> Estimate:
-    """Estimate ``KL(policy || best)`` in the first state, in nats, by actions drawn of the policy."""
+    """Estimate ``KL(policy || best)`` in the first state, in nats, from actions drawn from the policy."""
     noise = generator(seed, "divergence").standard_normal((num_samples, 2), dtype=np.float32)
     with torch.no_grad():
         action, log_prob = policy.sample_and_log_prob(torch.from_numpy(noise), torch.zeros(num_samples, 2))
@@ -88,5 +88,5 @@ def action_grid(count: int) -> Tensor:
 
 
 def integrate(q: Tensor, alpha: float) -> Tensor:
-    """Return ``alpha log integral of exp(q / alpha)`` over the square, given q at its midpoints, ``[..., count^2]``."""
+    """Return ``alpha log integral of exp(q / alpha)`` over the square, from q at the midpoints, ``[..., count^2]``."""
     return alpha * (torch.logsumexp(q / alpha, -1) + math.log(4 / q.shape[-1]))

@@ -1,4 +1,4 @@
-"""Measuring a policy: episodes, which target they reach, and which way their first action goes."""
+"""Measure a policy: play episodes, and see which target they reach and where the first action goes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glow.policy.policy import Policy
 from glow.randomness import generator
 
 REACHED = 0.3  # distance from a target at the end of an episode
-BETWEEN = 0.2  # first actions that go less far to either side are between both ways; the best policy has few of them
+BETWEEN = 0.2  # first actions with a smaller step to either side go between both ways; the best policy has few of them
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Episodes:
     """Episodes of a policy.
 
     Attributes:
-        states: ``[horizon + 1, N, 2]``, the last ones too.
+        states: ``[horizon + 1, N, 2]``, including the last states.
         actions: ``[horizon, N, 2]``.
         rewards: ``[horizon, N]``.
-        log_probs: Of the actions, in nats, ``[horizon, N]``.
-        reached: Which target the last state is near: its number, or -1 for none, ``[N]``.
+        log_probs: Log-densities of the actions, in nats, ``[horizon, N]``.
+        reached: Number of the target that the last state is near, or -1, ``[N]``.
     """
 
     states: Tensor
@@ -59,14 +59,14 @@ def play(environment: Environment, policy: Policy, count: int, seed: int) -> Epi
     """Let a policy act in ``count`` episodes, with noise that depends on the seed."""
     rng = generator(seed, "episodes")
     states = [torch.zeros(count, 2)]
-    told: list[tuple[Tensor, Tensor, Tensor]] = []
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(environment.horizon):
         noise = torch.from_numpy(rng.standard_normal((count, 2), dtype=np.float32))
         action, log_prob = policy.sample_and_log_prob(noise, states[-1])
         state, reward = environment.step(states[-1], action)
         states.append(state)
-        told.append((action, reward, log_prob))
+        steps.append((action, reward, log_prob))
     nearest = distances(states[-1], environment.targets).min(-1)
     reached = torch.where(nearest.values < REACHED, nearest.indices, -1)
-    actions, rewards, log_probs = (torch.stack(values) for values in zip(*told, strict=True))
+    actions, rewards, log_probs = (torch.stack(values) for values in zip(*steps, strict=True))
     return Episodes(torch.stack(states), actions, rewards, log_probs, reached)

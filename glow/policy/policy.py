@@ -1,4 +1,4 @@
-"""A stochastic policy: the density of an action given the state, as a conditional flow into the action square."""
+"""A stochastic policy: the density of an action given the state, as a conditional flow."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from glow.policy.environment import ACTION_DIMS, STATE_DIMS
 
 
 class Policy(Flow):
-    """``action = tanh(mean(state) + exp(log_scale(state)) w)``, with w of conditional couplings of Gaussian noise.
+    """``action = tanh(mean(state) + exp(log_scale(state)) w)``; conditional couplings map Gaussian noise to w.
 
-    Actions ``[N, 2]`` lie in the open square from -1 to 1, a context is the states ``[N, 2]``. Without couplings w is
-    the noise itself, and this the usual Gaussian policy of soft actor-critic.
+    Actions ``[N, 2]`` lie in the open square from -1 to 1; the context is the states ``[N, 2]``. Without couplings, w
+    is the noise itself, and the policy is the usual Gaussian one of soft actor-critic.
 
     Args:
-        num_layers: Couplings.
+        num_layers: Number of couplings.
         hidden_features: Width of all networks.
 
     Source: Haarnoja, Zhou, Abbeel & Levine 2018 (arXiv 1801.01290), appendix C, for the Gaussian; Ward, Smofsky & Bose
@@ -33,7 +33,7 @@ class Policy(Flow):
         affine = MLP(0, hidden_features, 2 * ACTION_DIMS, context_features=STATE_DIMS)
         bijectors: list[Bijector] = [Squash(), AffineCoupling(affine, EmptyMask(), scale="exp")]
         for index in range(num_layers):
-            # Turned around, so that samples need no roots.
+            # Inverted, so that samples need no root finding.
             bijectors.append(Inverse(vector_coupling(ACTION_DIMS, index % 2, flow, context_features=STATE_DIMS)))
         super().__init__(DiagonalGaussian(ACTION_DIMS), bijectors)
 

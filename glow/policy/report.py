@@ -1,10 +1,10 @@
-"""What the policy stage tells: figures of each training, what they come to, and pictures."""
+"""The report on trained policies: figures of each training, a summary, and pictures."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -15,17 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from glow.config import PolicyRun
-from glow.evaluation.report import BLUE, GREY, ORANGE
+from glow.evaluation.figures import BLUE, GREY, ORANGE
 from glow.policy.environment import Environment
 from glow.policy.exact import BestPolicy, action_grid, divergence, grid, integrate
 from glow.policy.measuring import Episodes, play
 from glow.policy.soft_actor_critic import SoftActorCritic
 
-KEPT = 0.25  # share of first actions that go the rarer way, from which on both are kept, if few go between
-FEW = 0.1
-LOST = 0.05  # share of first actions that go the rarer way, below which one way is lost
-WAYS = ("both", "mean", "one")
+# Of the first actions, the share that goes the rarer way: from KEPT on, both ways are kept (if at most FEW go between);
+# below LOST, one way is lost.
+KEPT, LOST, FEW = 0.25, 0.05, 0.1
+WAYS = {"both": "both ways", "mean": "between", "one": "one way"}
 SIDES = ("left", "right")
 NUM_SHOWN = 60
 RESOLUTION = 120
@@ -52,7 +51,7 @@ class Trained:
         return self.agent.environment
 
     def figures(self) -> dict[str, Any]:
-        """Return what policy.json tells of it; entropies and divergence in nats."""
+        """Return its entry of policy.json; entropies and divergence in nats."""
         episodes = self.episodes
         return {
             "task": self.environment.name,
@@ -69,7 +68,7 @@ class Trained:
 
 
 def settled_on(episodes: Episodes) -> str:
-    """Say what the first action is: ``both`` ways, ``one`` of them, or the ``mean``, where it often goes between."""
+    """Return where the first action goes: ``both`` ways, ``one`` way, or the ``mean`` if it often goes between."""
     shares = episodes.first_shares()
     rarer = min(shares["left"], shares["right"])
     if rarer < LOST and shares["between"] <= FEW + LOST:
@@ -78,7 +77,7 @@ def settled_on(episodes: Episodes) -> str:
 
 
 def summarize(trained: Sequence[Trained]) -> dict[str, Any]:
-    """Return the figures of all trainings, and what they come to for each task and policy."""
+    """Return the figures of all trainings, and their medians for each task and policy."""
     figures = [one.figures() for one in trained]
     summary = []
     for task, policy in dict.fromkeys((one["task"], one["policy"]) for one in figures):
@@ -98,26 +97,47 @@ def summarize(trained: Sequence[Trained]) -> dict[str, Any]:
     return {"summary": summary, "trainings": figures}
 
 
-def write_report(output: Path, run: PolicyRun, trained: Sequence[Trained]) -> dict[str, Any]:
-    """Write the pictures, and policy.json, which vouches for them, last; return its content."""
-    told = summarize(trained)
+def write_report(output: Path, shown_seed: int, trained: Sequence[Trained]) -> dict[str, Any]:
+    """Write the pictures, and then policy.json, which says that all is there; return its content.
+
+    Args:
+        output: The run directory.
+        shown_seed: The trainings with this seed are those whose densities are drawn.
+        trained: All trainings.
+    """
+    content = summarize(trained)
     pictures = {"trajectories.png": plot_trajectories([one for one in trained if one.environment.horizon > 1])}
     for task in dict.fromkeys(one.environment.name for one in trained):
-        group = [one for one in trained if one.environment.name == task and one.seed == run.seeds[0]]
+        group = [one for one in trained if one.environment.name == task and one.seed == shown_seed]
         pictures[f"density-{task}.png"] = plot_densities(group)
     for name, figure in pictures.items():
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=110)
         (output / name).write_bytes(stream.getvalue())
     partial = output / "policy.json.partial"
-    partial.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     partial.replace(output / "policy.json")
-    return told
+    return content
+
+
+def summary_text(content: Mapping[str, Any]) -> str:
+    """Return the summary of policy.json as text, a line for each task and policy."""
+    lines = []
+    for row in content["summary"]:
+        ways = ", ".join(f"{WAYS[way]} {count}" for way, count in row["num_settled_on"].items() if count)
+        lines.append(
+            f"{row['task']}, {row['policy']}, {row['num_seeds']} seed(s): the first action goes {ways}; medians: "
+            f"return {row['median_return']:.3f}, KL(policy || best) of the first action "
+            f"{row['median_first_kl_nats']:.3f} nats, share of the rarer way {row['median_rarer_first']:.3f}, between "
+            f"{row['median_between_first']:.3f}"
+        )
+    return "\n".join(lines)
 
 
 def plot_trajectories(trained: Sequence[Trained]) -> Figure:
-    """Draw episodes over the reward of each position, and dots where the first action leads: a row for each policy, a
-    column for each seed.
+    """Draw episodes over the reward of each position, and a dot where each first action leads.
+
+    Each policy has a row, each seed a column.
     """
     policies = list(dict.fromkeys(one.policy for one in trained))
     seeds = list(dict.fromkeys(one.seed for one in trained))
@@ -147,7 +167,7 @@ def _draw_episodes(axes: Axes, one: Trained) -> None:
 
 
 def plot_densities(trained: Sequence[Trained]) -> Figure:
-    """Draw the density of the first action: the best, and for each policy that of its critics and its own."""
+    """Draw densities of the first action: of the best policy, and for each policy of its critics and its own."""
     actions = action_grid(RESOLUTION)
     shown = [(r"exact $\exp(Q/\alpha)$", trained[0].best.first_log_prob(actions))]
     for one in trained:
@@ -160,7 +180,7 @@ def plot_densities(trained: Sequence[Trained]) -> Figure:
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (title, log_prob) in zip(panels, shown, strict=True):
         density = log_prob.exp().reshape(RESOLUTION, RESOLUTION).numpy()
-        # One scale for all, that of the exact one.
+        # All use the scale of the exact density.
         image = axes.imshow(density, extent=(-1, 1, -1, 1), origin="lower", vmin=0, vmax=highest)
         axes.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         axes.set_title(title, fontsize=9)

@@ -1,4 +1,4 @@
-"""Soft actor-critic: a policy that earns reward and, at a price of alpha a nat, entropy."""
+"""Soft actor-critic: a policy that maximises reward plus alpha times its entropy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from glow.policy.policy import Policy
 from glow.randomness import generator
 from glow.training.trainer import TrainingDiverged
 
-# SiLU is nearly a parabola from -1 to 1, and so would be, for long, what a critic makes of numbers from -1 to 1.
+# SiLU is nearly a parabola from -1 to 1. Without the scale, critics would stay nearly parabolas for long.
 INPUT_SCALE = 3.0
 
 
 class Critics(nn.Module):
-    """Two networks for Q(state, action); the lesser counts, against estimates that are too high.
+    """Two networks for Q(state, action); the lower value counts, which prevents estimates that are too high.
 
     Source: Fujimoto, van Hoof & Meger 2018 (arXiv 1802.09477), section 4.2.
     """
@@ -38,7 +38,7 @@ class Critics(nn.Module):
 
 
 class ReplayBuffer:
-    """All transitions that there have been: state, action, reward, next state."""
+    """All transitions so far: state, action, reward, next state."""
 
     def __init__(self, capacity: int) -> None:
         widths = (STATE_DIMS, ACTION_DIMS, 1, STATE_DIMS)
@@ -59,18 +59,19 @@ class ReplayBuffer:
 
 
 class SoftActorCritic:
-    """Policy and critics of an environment, and how they learn from each other.
+    """Policy and critics of an environment, which learn from each other.
 
-    The critics learn ``Q(s, a) = r + discount E[Q'(s', a') - alpha log pi(a' | s')]`` with Q' the lesser of their
-    targets, which follow them slowly; the policy learns to minimise ``E[alpha log pi(a | s) - Q(s, a)]``, alpha times
-    its divergence from the density proportional to ``exp(Q / alpha)``. Actions are differentiable functions of noise,
-    and their log-probabilities exact. Everything depends on the seed alone; critics begin alike for any policy.
+    The critics learn ``Q(s, a) = r + discount E[Q'(s', a') - alpha log pi(a' | s')]``. Q' is the lower of two targets,
+    which follow the critics slowly. The policy minimises ``E[alpha log pi(a | s) - Q(s, a)]``: alpha times its
+    divergence from the density proportional to ``exp(Q / alpha)``. Actions are differentiable functions of noise, and
+    their log-probabilities are exact. Everything depends on the seed alone; the first critics are the same for any
+    policy.
 
     Args:
         environment: The task.
-        config: How to learn.
+        config: Options of the learning.
         num_layers: Couplings of the policy; 0: a Gaussian.
-        seed: Of weights, noise and batches.
+        seed: Seed of weights, noise and batches.
 
     Source: Haarnoja, Zhou, Hartikainen et al. 2018 (arXiv 1812.05905), sections 4 and 5, with a fixed temperature.
     """
@@ -92,7 +93,7 @@ class SoftActorCritic:
         self._last_return: float | None = None
 
     def learn(self) -> Iterator[dict[str, float]]:
-        """Make all gradient steps, an environment step before each; yield what is to be told of each.
+        """Make all gradient steps, with an environment step before each; yield the metrics of each.
 
         Raises:
             TrainingDiverged: when a loss is not finite.
@@ -113,7 +114,7 @@ class SoftActorCritic:
             yield returns | {f"loss/{name}": loss for name, loss in losses.items()} | {"entropy_nats": entropy.item()}
 
     def _set_rates(self, progress: float) -> None:
-        """Set temperature and learning rate after so much of the steps."""
+        """Set temperature and learning rate; ``progress`` is the share of the steps that were made."""
         config = self.config
         self._alpha = config.alpha * (config.first_alpha / config.alpha) ** max(0.0, 1 - 2 * progress)
         for optimizer in self._optimizers:
@@ -126,7 +127,7 @@ class SoftActorCritic:
 
     @torch.no_grad()
     def _interact(self, is_random: bool) -> None:
-        """Make a step in every environment; where episodes end with it, begin new ones."""
+        """Make a step in every environment; begin new episodes when they end."""
         count = len(self._state)
         if is_random:
             action = torch.from_numpy(self._rng.uniform(-1, 1, (count, ACTION_DIMS)).astype(np.float32))
@@ -155,11 +156,11 @@ class SoftActorCritic:
         return loss
 
     def _improve_policy(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Make a step; return the loss, and the entropy in nats, both before it."""
+        """Make a step; return the loss and the entropy, in nats, from before it."""
         action, log_prob = self.policy.sample_and_log_prob(self.noise(len(state)), state)
         loss = (self._alpha * log_prob - self.critics(state, action).amin(1)).mean()
         self._optimizers[1].zero_grad()
-        # The critics collect gradients too, which their own step forgets.
+        # The critics get gradients too; their own step clears them.
         loss.backward()
         self._optimizers[1].step()
         return loss, -log_prob.mean()

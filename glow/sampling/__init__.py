@@ -1,1 +1,1 @@
-"""From seeds to images and vectors."""
+"""Draw images and vectors from seeds, and write them."""

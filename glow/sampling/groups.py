@@ -1,7 +1,7 @@
-"""Groups of one size: what keeps results bitwise the same for any batch size and number of processes.
+"""Groups of one size keep results bitwise the same for any batch size and number of processes.
 
 Convolutions over batches of different shapes differ in the last bits. So evaluation and sampling always compute groups
-of ``group_size`` rows, and item ``i`` is always row ``i % group_size``; rows that nobody asked for are padding.
+of ``group_size`` rows, and item ``i`` is always row ``i % group_size``. The other rows are padding.
 """
 
 from __future__ import annotations

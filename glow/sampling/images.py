@@ -26,7 +26,7 @@ def latent_noise(seed: int, index: int, num_dims: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draw:
-    """What decides an image besides its index: the seed, and the class (None: the classes in turn)."""
+    """What decides an image besides its number: the seed, and the class (None: the classes in turn)."""
 
     seed: int
     label: int | None = None
@@ -35,8 +35,12 @@ class Draw:
         """Return the class of image ``index``; 0 for a model without classes."""
         return index % max(1, num_classes) if self.label is None else self.label
 
+    def num_rows(self, num_classes: int) -> int:
+        """Return the rows of a grid: one for each class if the classes take turns; 0 for any number of rows."""
+        return num_classes if self.label is None else 0
+
     def check(self, num_classes: int) -> None:
-        """Raise a ValueError when a model of so many classes does not have that one."""
+        """Raise a ValueError if a model with so many classes does not have this one."""
         if self.label is not None and self.label >= num_classes:
             has = f"classes 0 to {num_classes - 1}" if num_classes else "no classes"
             raise ValueError(f"label: {self.label}, but the model has {has}")
@@ -48,11 +52,10 @@ def sample_images(
 ) -> Iterator[Tensor]:
     """Yield the uint8 images ``[n, C, H, W]`` of consecutive indices, ``batch_size`` at a time.
 
-    Image i is always computed as row ``i % group`` of a group, so that it is bitwise the same whatever range and batch
-    size it is asked for with.
+    Image i is always row ``i % group`` of a group. So it is bitwise the same for any range and any batch size.
 
     Raises:
-        ValueError: when the model does not have the class that is asked for.
+        ValueError: when the model does not have the class of ``draw``.
     """
     draw.check(model.num_classes)
     parameter = next(model.parameters())
@@ -88,11 +91,11 @@ def sample_vectors(flow: Flow, count: int, seed: int) -> np.ndarray:
 def image_grid(images: Tensor, num_rows: int = 0) -> np.ndarray:
     """Arrange uint8 images ``[n, C, H, W]`` in a grid: uint8 ``[H, W, 3]``.
 
-    Images smaller than 48 pixels are enlarged by a whole factor, so that a person can see them.
+    Images smaller than 48 pixels are enlarged by a whole factor.
 
     Args:
         images: The images.
-        num_rows: With so many rows, image i is in row ``i % num_rows``. 0: row by row, about as wide as high.
+        num_rows: Number of rows; image i is in row ``i % num_rows``. 0: fill row by row, about as wide as high.
     """
     if num_rows:
         blanks = images.new_full((-len(images) % num_rows, *images.shape[1:]), 127)

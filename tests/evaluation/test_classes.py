@@ -205,7 +205,7 @@ def test_data_of_more_classes_than_the_model_has_is_refused(run, tmp_path):
     folder = write_images(tmp_path / "images", 60, classes=3)
     prepare(PrepareRun([str(folder)], str(tmp_path / "three"), validation="4", test="8", num_workers=0))
     arguments = ["--checkpoint", str(run), "--data", str(tmp_path / "three"), "--baselines", "false"]
-    with pytest.raises(ValueError, match=r"3 classes, but the model of .* has 2"):
+    with pytest.raises(ValueError, match=r"3 classes, but the model has 2"):
         evaluate_stage.main(arguments)
 
 

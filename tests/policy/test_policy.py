@@ -1,32 +1,20 @@
-"""Flows as policies: exact densities of actions, tasks and their best policies, soft actor-critic, and its stage."""
+"""Flows as policies: exact densities of actions, and tasks with their best policies."""
 
-import json
 import math
-import shutil
 
-import numpy as np
 import pytest
 import torch
 from conftest import perturb
 from exactness import Given, check_exact, fit_to_normal
-from PIL import Image
 
 from glow.bijectors.coupling import AffineCoupling
 from glow.bijectors.mask import EmptyMask
 from glow.bijectors.squash import Squash
-from glow.config import LearnerConfig, PolicyRun
 from glow.networks.mlp import MLP
 from glow.policy.environment import TwoGoals, TwoPeaks
 from glow.policy.exact import BestPolicy, action_grid, divergence
-from glow.policy.measuring import play
 from glow.policy.policy import Policy
-from glow.policy.report import settled_on
-from glow.policy.soft_actor_critic import SoftActorCritic
-from glow.training.metrics import read_metrics
-from glow.training.trainer import TrainingDiverged
-from pipelines import policy as policy_stage
 
-FAST = LearnerConfig(first_alpha=0.2, lr=5e-3)
 LAYERS = {"flow": 2, "gaussian": 0}
 
 
@@ -40,13 +28,6 @@ def build(kind, size=0.15):
 
 def states(count, value=0.4):
     return torch.full((count, 2), value, dtype=torch.float64)
-
-
-def learner(environment, kind, num_steps, seed=0):
-    return SoftActorCritic(environment, LearnerConfig(**(vars(FAST) | {"num_steps": num_steps})), LAYERS[kind], seed)
-
-
-# Policies
 
 
 def test_squash_is_exact_and_stays_so_where_it_is_flat():
@@ -133,9 +114,6 @@ def test_wrong_input_is_an_error_of_one_line(call, message):
     assert "\n" not in str(error.value)
 
 
-# Tasks, and their best policies
-
-
 @pytest.mark.parametrize("environment", [TwoGoals(), TwoPeaks()], ids=lambda environment: environment.name)
 def test_task_is_symmetric(environment):
     rng = torch.Generator().manual_seed(0)
@@ -186,211 +164,3 @@ def test_divergence_is_that_of_quadrature():
     estimate = divergence(policy.float(), best)
     assert abs(estimate.mean - expected) < 4 * estimate.standard_error + 0.01 * expected
     assert estimate.standard_error < 0.05 * expected
-
-
-# Learning: what runs of minutes reach, within looser bounds
-
-
-def test_flow_keeps_both_actions_of_the_bandit_and_a_gaussian_cannot():
-    best = BestPolicy.of(TwoPeaks(), FAST.alpha)
-    kl = {}
-    for kind in LAYERS:
-        agent = learner(TwoPeaks(), kind, 400)
-        assert len(list(agent.learn())) == 400
-        kl[kind] = divergence(agent.policy, best).mean
-        if kind == "flow":
-            assert settled_on(play(TwoPeaks(), agent.policy, 1000, 0)) == "both"
-    assert kl["flow"] < 0.25
-    assert kl["gaussian"] > 0.5
-
-
-def test_policy_learns_to_reach_a_goal():
-    agent = learner(TwoGoals(), "gaussian", 400)
-    before = play(TwoGoals(), agent.policy, 200, 0)
-    losses = [told["loss/critic"] for told in agent.learn()]
-    after = play(TwoGoals(), agent.policy, 200, 0)
-    assert before.total_reward().mean < -15
-    assert after.total_reward().mean > -9
-    assert after.reached_shares()["neither"] < 0.25
-    assert math.isfinite(sum(losses))
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_learning_depends_on_the_seed_alone(kind):
-    def weights(seed):
-        agent = learner(TwoGoals(), kind, 3, seed)
-        list(agent.learn())
-        return torch.cat(
-            [parameter.flatten() for parameter in (*agent.policy.parameters(), *agent.critics.parameters())]
-        )
-
-    state = torch.get_rng_state()
-    first = weights(0)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(9)
-    assert torch.equal(weights(0), first)
-    assert not torch.equal(weights(1), first)
-
-
-def test_both_policies_begin_with_the_same_critics_and_transitions():
-    flow, gaussian = (learner(TwoGoals(), kind, 1) for kind in LAYERS)
-    for one, other in zip(flow.critics.parameters(), gaussian.critics.parameters(), strict=True):
-        assert torch.equal(one, other)
-    for agent in (flow, gaussian):
-        next(agent.learn())
-    random = FAST.num_random_steps * FAST.num_environments
-    for one, other in zip(flow._buffer.columns, gaussian._buffer.columns, strict=True):
-        assert torch.equal(one[:random], other[:random])
-
-
-def test_temperature_and_learning_rate_fall_as_they_are_said_to():
-    agent = learner(TwoPeaks(), "gaussian", 10)
-    told = []
-    for progress in (0.0, 0.25, 0.5, 0.875):
-        agent._set_rates(progress)
-        told.append((agent._alpha, agent._optimizers[0].param_groups[0]["lr"]))
-    middle = math.sqrt(FAST.first_alpha * FAST.alpha)
-    expected = [(FAST.first_alpha, FAST.lr), (middle, FAST.lr), (FAST.alpha, FAST.lr), (FAST.alpha, FAST.lr / 2)]
-    assert np.allclose(told, expected)
-
-
-def test_loss_that_is_not_finite_ends_learning():
-    class Broken(TwoPeaks):
-        def step(self, state, action):
-            moved, reward = super().step(state, action)
-            return moved, reward * math.nan
-
-    with pytest.raises(TrainingDiverged, match=r"step 1 of bandit: the loss of the critic is nan"):
-        list(learner(Broken(), "flow", 3).learn())
-
-
-# The stage
-
-
-def run_stage(output, *extra):
-    """Run the stage with trainings of a few steps; return the run directory."""
-    return policy_stage.main([
-        "--config", "configs/policy.yaml", "--output", str(output), "--num_episodes", "20", "--learner.num_steps", "5",
-        "--learner.hidden_features", "8", "--learner.batch_size", "16", *extra,
-    ])  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def coarse():
-    """Spare the time of exact policies and fine pictures."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("glow.policy.exact.NUM_POSITIONS", 21)
-        patch.setattr("glow.policy.report.RESOLUTION", 30)
-        yield
-
-
-@pytest.fixture(scope="module")
-def complete_run(tmp_path_factory, coarse):
-    return run_stage(tmp_path_factory.mktemp("runs") / "policy", "--seeds", "[0, 1]")
-
-
-def test_stage_writes_figures_pictures_and_policies(complete_run):
-    told = json.loads((complete_run / "policy.json").read_text())
-    names = {f"{one['task']}-{one['policy']}-{one['seed']}" for one in told["trainings"]}
-    assert names == {f"{t}-{p}-{s}" for t in ("goals", "bandit") for p in ("gaussian", "flow") for s in (0, 1)}
-    for one in told["trainings"]:
-        for shares in (one["reached"], one["first_action"]):
-            assert sum(shares.values()) == pytest.approx(1)
-        assert one["first_kl_nats"]["mean"] > 0
-    assert [(row["task"], row["num_seeds"]) for row in told["summary"]] == [("goals", 2)] * 2 + [("bandit", 2)] * 2
-    for name in ("trajectories", "density-goals", "density-bandit"):
-        assert np.asarray(Image.open(complete_run / f"{name}.png").convert("L")).std() > 10, name
-    lines = read_metrics(complete_run / "goals-flow-1")
-    assert [line["step"] for line in lines] == [5]
-    assert {"return", "loss/critic", "loss/policy", "entropy_nats"} <= lines[0].keys()
-
-
-def test_same_command_again_says_that_nothing_is_to_be_done(complete_run, capsys):
-    before = (complete_run / "policy.json").stat().st_mtime_ns
-    run_stage(complete_run, "--seeds", "[0, 1]")
-    out = capsys.readouterr().out.splitlines()
-    assert out == [f"{complete_run} is complete already: nothing to do", str(complete_run)]
-    assert (complete_run / "policy.json").stat().st_mtime_ns == before
-
-
-def test_same_command_goes_on_with_trainings_that_had_not_ended(complete_run, tmp_path):
-    run = tmp_path / "policy"
-    shutil.copytree(complete_run, run)
-    figures = (run / "policy.json").read_bytes()
-    (run / "policy.json").unlink()
-    (run / "goals-flow-1" / "policy.safetensors").unlink()
-    kept = (run / "goals-flow-0" / "policy.safetensors").stat().st_mtime_ns
-    run_stage(run, "--seeds", "[0, 1]")
-    assert (run / "policy.json").read_bytes() == figures
-    assert (run / "goals-flow-0" / "policy.safetensors").stat().st_mtime_ns == kept
-    (run / "policy.json").unlink()
-    (run / "goals-flow-1" / "policy.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match=r"goals-flow-1/policy\.safetensors: damaged; remove it"):
-        run_stage(run, "--seeds", "[0, 1]")
-
-
-def test_other_options_in_the_same_directory_are_refused(complete_run):
-    with pytest.raises(
-        ValueError, match=r"learner\.alpha: 0\.3, but the run in .* was begun with 0\.1; choose another"
-    ):
-        run_stage(complete_run, "--seeds", "[0, 1]", "--learner.alpha", "0.3")
-    with pytest.raises(ValueError, match=r"seeds: \[0\], but the run in .* was begun with \[0, 1\]"):
-        run_stage(complete_run)
-
-
-def test_interrupted_training_leaves_no_figures_and_no_weights(tmp_path, monkeypatch):
-    def interrupt(agent):
-        yield {"loss/critic": 1.0}
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SoftActorCritic, "learn", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run_stage(tmp_path / "policy")
-    assert not list((tmp_path / "policy").rglob("*.safetensors"))
-    assert not list((tmp_path / "policy").glob("*.png"))
-    assert not (tmp_path / "policy" / "policy.json").exists()
-    monkeypatch.undo()
-    run_stage(tmp_path / "policy")
-    assert (tmp_path / "policy" / "policy.json").exists()
-
-
-def test_one_policy_may_be_trained_alone(tmp_path):
-    told = json.loads((run_stage(tmp_path / "policy", "--policy", "gaussian") / "policy.json").read_text())
-    assert {one["policy"] for one in told["trainings"]} == {"gaussian"}
-
-
-@pytest.mark.parametrize(
-    ("cls", "values", "message"),
-    [
-        (LearnerConfig, {"alpha": 0.0}, r"learner\.alpha: 0\.0 is not allowed; give a finite number above 0"),
-        (LearnerConfig, {"first_alpha": math.nan}, r"learner\.first_alpha: nan is not allowed"),
-        (LearnerConfig, {"lr": math.inf}, r"learner\.lr: inf is not allowed"),
-        (LearnerConfig, {"num_layers": 0}, r"learner\.num_layers: 0 is not allowed; give 1 or more"),
-        (LearnerConfig, {"batch_size": 0}, r"learner\.batch_size: 0 is not allowed"),
-        (
-            LearnerConfig,
-            {"target_rate": 1.5},
-            r"learner\.target_rate: 1\.5 is not allowed; give a number above 0, at most 1",
-        ),
-        (PolicyRun, {"output": "x", "seeds": [1, 1]}, r"seeds: \[1, 1\] is not allowed"),
-        (PolicyRun, {"output": "x", "seeds": []}, r"seeds: \[\] is not allowed"),
-        (PolicyRun, {"output": "x", "num_episodes": 1}, r"num_episodes: 1 is not allowed; give 2 or more"),
-    ],
-)
-def test_impossible_options_are_errors_that_name_the_field(cls, values, message):
-    with pytest.raises(ValueError, match=message):
-        cls(**values)
-
-
-@pytest.mark.parametrize(
-    ("shares", "what"),
-    [((0.5, 0.45), "both"), ((0.04, 0.9), "one"), ((0.9, 0.0), "one"), ((0.0, 0.0), "mean"), ((0.3, 0.4), "mean")],
-)
-def test_what_a_policy_settled_on(shares, what):
-    left, right = shares
-
-    class Played:
-        def first_shares(self):
-            return {"left": left, "right": right, "between": 1 - left - right}
-
-    assert settled_on(Played()) == what

@@ -33,6 +33,17 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+def checkpoint_facts(checkpoint: Path, weights: str) -> dict[str, Any]:
+    """Return what reports say of a checkpoint: path, step, and sha256 of its weights, ``ema`` or ``raw``.
+
+    Raises:
+        ValueError: when state.json is damaged.
+    """
+    state = read_state(checkpoint)
+    name = "model" if weights == "raw" else "ema"
+    return {"path": str(checkpoint), "step": state["step"], "sha256": state["sha256"][f"{name}.safetensors"]}
+
+
 def read_config(checkpoint: Path) -> TrainRun:
     """Read the configuration of the run that wrote a checkpoint.
 

@@ -1,0 +1,55 @@
+"""What bpd.json and scores.json say of the model, the data and the measurement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from glow.data.read.batch import Batch
+from glow.data.read.reader import SplitReader
+from glow.evaluation.likelihood import Bound, round_trip_error
+from glow.models.glow import Glow
+
+
+def measurement_facts(model: Glow, bound: Bound, checkpoint: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    """Return what was measured, with which bound.
+
+    Args:
+        model: The model.
+        bound: The bound.
+        checkpoint: Path, step, and sha256 of the weights.
+        weights: ``ema`` or ``raw``.
+    """
+    return {
+        "checkpoint": checkpoint,
+        "weights": weights,
+        "dtype": "float32",
+        "num_dims": model.num_dims,
+        "num_bits": model.config.num_bits,
+        "class_conditional": model.config.class_conditional,
+        "bound": bound.name,
+        "num_noise_samples": bound.num_noise_samples,
+        "seed": bound.seed,
+    }
+
+
+def dataset_facts(reader: SplitReader, split: str | None) -> dict[str, Any]:
+    """Return which images were measured.
+
+    Args:
+        reader: The images.
+        split: The name of their split; None for images that are not a prepared data set.
+    """
+    return {
+        "name": reader.dataset.name,
+        "split": split,
+        "num_images": reader.split.num_images,
+        "sha256": reader.split.sha256,
+    }
+
+
+def invertibility_facts(model: Glow, batch: Batch) -> dict[str, Any]:
+    """Return how exactly ``decode`` undoes ``encode`` on a batch; None if the error is not finite."""
+    error = round_trip_error(model, batch)
+    return {"max_abs_error": error if math.isfinite(error) else None, "num_images": len(batch)}

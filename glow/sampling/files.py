@@ -1,0 +1,123 @@
+"""The files of drawn images: one PNG for each image, one grid for each temperature, and samples.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from glow.sampling.images import Draw, image_grid
+
+DESCRIPTION = "samples.json"
+
+
+@dataclass(frozen=True)
+class SingleImages:
+    """Single PNGs of consecutive images; every file says what its image was drawn from.
+
+    Several processes may write different images of one set into the same directory.
+
+    Attributes:
+        directory: The directory of the samples.
+        indices: The numbers of the images.
+        draw: Seed and class of the images.
+        weights_sha256: Checksum of the model's weights.
+    """
+
+    directory: Path
+    indices: range
+    draw: Draw
+    weights_sha256: str
+
+    def write(self, images: Tensor, temperature: float) -> None:
+        """Write uint8 images ``[n, C, H, W]``, one for each index."""
+        self._folder(temperature).mkdir(exist_ok=True)
+        origin = PngInfo()
+        origin.add_text("glow", self._origin(temperature))
+        for path, image in zip(self._paths(temperature), images, strict=True):
+            pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+            Image.fromarray(pixels.numpy()).save(path, pnginfo=origin)
+
+    def read(self, temperatures: Sequence[float]) -> Iterator[tuple[float, Tensor]]:
+        """Yield each temperature and its images, uint8 ``[n, C, H, W]``."""
+        for temperature in temperatures:
+            images = []
+            for path in self._paths(temperature):
+                with Image.open(path) as image:
+                    pixels = np.array(image)
+                images.append(torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)))
+            yield temperature, torch.stack(images)
+
+    def check(self, temperatures: Sequence[float]) -> None:
+        """Check that all images are there and were drawn alike.
+
+        Raises:
+            ValueError: when an image is missing, or has another checkpoint, seed, class or temperature.
+        """
+        paths = [path for temperature in temperatures for path in self._paths(temperature)]
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            others = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
+            raise ValueError(f"{missing[0]}: missing{others}, of {len(paths)} images; draw them before you merge")
+        for temperature in temperatures:
+            for path in self._paths(temperature):
+                with Image.open(path) as image:
+                    found = image.info.get("glow")
+                if found != self._origin(temperature):
+                    raise ValueError(f"{path}: drawn from {found}, not from {self._origin(temperature)}")
+
+    def _origin(self, temperature: float) -> str:
+        """Return what all images of one temperature have in common, whichever process draws them."""
+        return json.dumps({
+            "checkpoint": self.weights_sha256,
+            "seed": self.draw.seed,
+            "label": self.draw.label,
+            "temperature": temperature,
+        })  # fmt: skip
+
+    def _folder(self, temperature: float) -> Path:
+        return self.directory / f"images-t{temperature:.2f}"
+
+    def _paths(self, temperature: float) -> list[Path]:
+        return [self._folder(temperature) / f"{index:08d}.png" for index in self.indices]
+
+
+def remove_grids(directory: Path) -> None:
+    """Remove samples.json and the grids that it describes: it goes first, and comes last when they are written."""
+    for path in [directory / DESCRIPTION, *directory.glob("grid-t*.png")]:
+        path.unlink(missing_ok=True)
+
+
+def write_grid(directory: Path, images: Tensor, temperature: float, num_rows: int) -> None:
+    """Write the grid of one temperature; images and rows as in ``image_grid``."""
+    Image.fromarray(image_grid(images, num_rows)).save(_grid(directory, temperature))
+
+
+def write_description(directory: Path, description: Mapping[str, Any]) -> None:
+    """Write samples.json."""
+    (directory / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n")
+
+
+def find_grids(directory: Path, weights: str) -> dict[str, Path]:
+    """Return the grids of a directory by caption, if they were drawn with these weights (``ema`` or ``raw``)."""
+    path = directory / DESCRIPTION
+    if not path.is_file():
+        return {}
+    described = json.loads(path.read_text())
+    if described["weights"] != weights:
+        return {}
+    label = "" if described["label"] is None else f", class {described['label']}"
+    grids = {f"temperature {t:.2f}{label}": _grid(directory, t) for t in described["temperatures"]}
+    return {caption: grid for caption, grid in grids.items() if grid.is_file()}
+
+
+def _grid(directory: Path, temperature: float) -> Path:
+    return directory / f"grid-t{temperature:.2f}.png"
