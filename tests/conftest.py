@@ -160,7 +160,7 @@ def _rank_main(rank: int, function: Callable[..., object], world: int, folder: s
             dist.destroy_process_group()
 
 
-def table_rows(name: str, path: str = "README.md") -> list[str]:
+def table_rows(name: str, path: str) -> list[str]:
     """The lines of a table in a document, between ``<!-- name -->`` and ``<!-- -->``, without its head."""
     return Path(path).read_text().split(f"<!-- {name} -->\n")[1].split("<!-- -->")[0].splitlines()[2:]
 

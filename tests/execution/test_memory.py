@@ -17,7 +17,7 @@ MODES_IN_LESS_PRECISION = [("checkpoint", None), ("reversible", None), ("reversi
 
 @pytest.fixture(scope="module")
 def table():
-    """Rows of README's table; GLOW_TABLE=README.md puts them there."""
+    """Rows of a table; GLOW_TABLE=docs/explanation/memory-modes.md puts them there."""
     rows = {}
     yield rows
     if len(rows) == 3:

@@ -56,16 +56,18 @@ def test_papers_configs_are_the_papers():
     assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
 
 
-def test_commands_of_the_readme_and_the_pages_beside_it_are_understood():
-    pages = ("README.md", "docs/anomalies.md", "docs/inference.md", "docs/policy.md")
-    text = "".join(Path(name).read_text() for name in pages).replace("\\\n", " ")
-    commands = re.findall(r"^    .*?-?m pipelines\.(\w+)(.*)$", text, re.MULTILINE)
+def test_commands_of_the_pages_and_configurations_are_understood():
+    pages = "".join(path.read_text() for path in (Path("README.md"), *Path("docs").rglob("*.md")))
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", pages, re.MULTILINE | re.DOTALL))
+    heads = re.sub(r"^# +(Command: )?", "", "".join(path.read_text() for path in sorted(Path("configs").glob("*.yaml"))), flags=re.M)
+    text = (blocks + heads).replace("\\\n", " ")
+    commands = re.findall(r"^(?:.*-m pipelines\.|glow )(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
     classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun, "infer": InferRun}
     classes |= {"benchmark": BenchmarkRun, "policy": PolicyRun}
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
-        parse_config(classes[stage], shlex.split(arguments), stage, positional=stage == "import_checkpoint")
+        parse_config(classes[stage], shlex.split(arguments, comments=True), stage, positional=stage == "import_checkpoint")
 
 
 def test_options_override_files_and_earlier_options(tmp_path):

@@ -1,5 +1,5 @@
 """Fit planar and radial flows and couplings to the four energies, and couplings to the logistic regression; draw
-docs/energies.png and docs/logistic.png, and fill the tables of docs/inference.md.
+docs/images/energies.png and docs/images/logistic.png, and fill the tables of docs/how-to/inference.md.
 
     PYTHONPATH=. python tests/reference/inference_figures.py
 
@@ -17,7 +17,7 @@ from glow.inference.targets import ENERGIES, Energy
 from glow.training.checkpoints.models import load_flow
 from pipelines import infer
 
-PAGE = Path("docs/inference.md")
+PAGE = Path("docs/how-to/inference.md")
 FAMILIES = {
     **{f"planar, K = {k}": ["infer_planar", "--flow.num_layers", str(k)] for k in (2, 8, 32)},
     **{f"radial, K = {k}": ["infer_planar", "--flow.kind", "radial", "--flow.num_layers", str(k)] for k in (2, 8, 32)},
@@ -62,7 +62,7 @@ def draw_energies(fits):
             axes.set(xticks=[], yticks=[])
             if energy == "u1":
                 axes.set_title(title, fontsize=9)
-    figure.savefig("docs/energies.png", dpi=90)
+    figure.savefig("docs/images/energies.png", dpi=90)
 
 
 def table_of_energies(fits):
@@ -86,7 +86,7 @@ def compare_logistic(described, reference):
     axes.set_xticks(place, reference["names"], rotation=90, fontsize=8)
     axes.set(ylabel="mean ± standard deviation", xlim=(-0.7, len(mean) - 0.3))
     axes.legend(loc="upper right")
-    figure.savefig("docs/logistic.png", dpi=100)
+    figure.savefig("docs/images/logistic.png", dpi=100)
     differences = np.abs(mean - reference["mean"]), np.abs(std / np.array(reference["std"]) - 1)
     importance = described["importance"]
     return [
