@@ -3,6 +3,8 @@
 import dataclasses
 import html
 import inspect
+import itertools
+import re
 import typing
 from pathlib import Path
 from types import UnionType
@@ -131,15 +133,13 @@ def default(field: dataclasses.Field) -> str:
 
 
 def configs_page(paths: list[Path]) -> str:
-    """Return the comment at the head of each configuration."""
+    """Return the head of each configuration: purpose, result and cost as a list, and the command."""
     lines = ["# Configurations", ""]
     for path in paths:
-        head = [
-            line.removeprefix("#").strip()
-            for line in path.read_text().split("\n\n")[0].splitlines()
-            if line.startswith("#")
-        ]
-        lines += [f"## {path.name}", "", html.escape("\n".join(head), quote=False), ""]
+        comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+        text, _, command = re.sub(r"^# *", "", "\n".join(comment), flags=re.MULTILINE).partition("Command:")
+        facts = re.sub(r"^(\w+):", r"- **\1**:", html.escape(text.strip(), quote=False), flags=re.MULTILINE)
+        lines += [f"## {path.stem}", "", facts, "", "```sh", command.strip(), "```", ""]
     return "\n".join(lines)
 
 

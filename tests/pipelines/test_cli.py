@@ -56,10 +56,14 @@ def test_papers_configs_are_the_papers():
     assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
 
 
+def read_all(paths):
+    return "".join(path.read_text() for path in sorted(paths))
+
+
 def test_commands_of_the_pages_and_configurations_are_understood():
-    pages = "".join(path.read_text() for path in (Path("README.md"), *Path("docs").rglob("*.md")))
+    pages = read_all([Path("README.md"), *Path("docs").rglob("*.md")])
     blocks = "".join(re.findall(r"^```sh\n(.*?)^```", pages, re.MULTILINE | re.DOTALL))
-    heads = re.sub(r"^# +(Command: )?", "", "".join(path.read_text() for path in sorted(Path("configs").glob("*.yaml"))), flags=re.M)
+    heads = re.sub(r"^# +(Command: )?", "", read_all(Path("configs").glob("*.yaml")), flags=re.MULTILINE)
     text = (blocks + heads).replace("\\\n", " ")
     commands = re.findall(r"^(?:.*-m pipelines\.|glow )(\w+)(.*)$", text, re.MULTILINE)
     classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
@@ -67,7 +71,8 @@ def test_commands_of_the_pages_and_configurations_are_understood():
     classes |= {"benchmark": BenchmarkRun, "policy": PolicyRun}
     assert {stage for stage, _ in commands} == set(classes)
     for stage, arguments in commands:
-        parse_config(classes[stage], shlex.split(arguments, comments=True), stage, positional=stage == "import_checkpoint")
+        words = shlex.split(arguments, comments=True)
+        parse_config(classes[stage], words, stage, positional=stage == "import_checkpoint")
 
 
 def test_options_override_files_and_earlier_options(tmp_path):
