@@ -97,5 +97,5 @@ class Share:
         if batch_size < self.num_processes:
             raise ValueError(
                 f"train.batch_size: {batch_size} is not allowed with {self.num_processes} processes; "
-                f"{self.num_processes} or more is"
+                f"give {self.num_processes} or more"
             )

@@ -1,22 +1,13 @@
-"""Flows of vectors through the stages: densities, batches, training, resuming, samples, and the KL divergence."""
+"""Flows of vectors through the stages: training, resuming, samples, and what is refused."""
 
 import json
-import math
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from training_runs import assert_same_checkpoint, comparable
 
 from glow.config import FlowConfig, TrainRun, VectorDataConfig
-from glow.data.read.batch import Share
-from glow.data.vectors.densities import DENSITIES, Mixture, density_of, random_mixture
-from glow.data.vectors.noise import Noise
-from glow.data.vectors.points import VectorData
-from glow.evaluation.vectors import Estimate, kl_divergence, log_prob
-from glow.models.flow import DiagonalGaussian, Flow, build_flow
-from glow.randomness import generator
 from glow.sampling.images import sample_vectors
 from glow.training.checkpoints.models import load_flow, load_model
 from pipelines import evaluate as evaluate_stage
@@ -32,88 +23,6 @@ def train(output, *extra, config="mixture2d"):
         "--train.log_every", "1", "--train.validate_every", "6", "--train.checkpoint_every", "6", *extra,
     ])  # fmt: skip
     return output
-
-
-# Densities
-
-
-@pytest.mark.parametrize("name", DENSITIES)
-def test_density_integrates_to_one_and_is_that_of_its_samples(name):
-    density = DENSITIES[name](3)
-    points = density.sample(generator(0, "test"), 100_000)
-    assert points.shape == (100_000, 2)
-    side, count = 14.0, 280
-    axis = (np.arange(count) + 0.5) * (side / count) - side / 2
-    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    mass = np.exp(density.log_prob(grid)) * (side / count) ** 2
-    assert abs(mass.sum() - 1) < 2e-3
-    # The share of samples in each cell of a coarse histogram is the mass of the density there.
-    cells = [np.linspace(-side / 2, side / 2, 36)] * 2
-    expected, *_ = np.histogram2d(grid[:, 0], grid[:, 1], cells, weights=mass)
-    drawn, *_ = np.histogram2d(points[:, 0], points[:, 1], cells)
-    assert np.abs(drawn / len(points) - expected).max() < 0.003
-
-
-def test_mixture_density_is_that_of_torch():
-    mixture = random_mixture(7)
-    assert np.isclose(mixture.weights.sum(), 1)
-    components = torch.distributions.MultivariateNormal(
-        torch.from_numpy(mixture.means), scale_tril=torch.from_numpy(mixture.factors)
-    )
-    reference = torch.distributions.MixtureSameFamily(
-        torch.distributions.Categorical(torch.from_numpy(mixture.weights)), components
-    )
-    x = np.random.default_rng(0).normal(size=(50, 2)) * 3
-    assert np.allclose(mixture.log_prob(x), reference.log_prob(torch.from_numpy(x)).numpy())
-
-
-def test_seed_decides_the_mixture():
-    assert np.array_equal(random_mixture(1).means, random_mixture(1).means)
-    assert not np.array_equal(random_mixture(1).means, random_mixture(2).means)
-
-
-# Batches
-
-
-@pytest.mark.parametrize("fresh", [False, True])
-def test_batches_depend_on_seed_and_step_alone(fresh):
-    data = VectorData(VectorDataConfig("moons", fresh=fresh, num_points=None if fresh else 100))
-
-    def take(start, count, seed=0, share=None):
-        batches = data.train_batches(24, seed, start, share)
-        return [next(batches).x for _ in range(count)]
-
-    whole = take(0, 8)
-    assert whole[0].dtype == torch.float32
-    assert torch.equal(torch.cat(take(5 * 24, 3)), torch.cat(whole[5:]))
-    parts = [take(0, 8, share=Share(rank, 5)) for rank in range(5)]
-    assert all(torch.equal(torch.cat(mine), batch) for mine, batch in zip(zip(*parts, strict=True), whole, strict=True))
-    assert not torch.equal(take(0, 1, seed=1)[0], whole[0])
-
-
-@pytest.mark.parametrize("data", [VectorData(VectorDataConfig("moons", num_points=100)), Noise(2)])
-def test_more_processes_than_vectors_in_a_batch_are_refused(data):
-    with pytest.raises(ValueError, match=r"train\.batch_size: 4 is not allowed with 5 processes; 5 or more is"):
-        next(data.train_batches(4, 0, share=Share(0, 5)))
-
-
-def test_fixed_points_come_once_an_epoch_in_another_order_each():
-    data = VectorData(VectorDataConfig("rings", num_points=96))
-    batches = data.train_batches(24, 0)
-    first, second = (torch.cat([next(batches).x for _ in range(4)]) for _ in range(2))
-    assert not torch.equal(first, second)
-    for epoch in (first, second):
-        assert sorted(epoch.tolist()) == sorted(data.points.tolist())
-
-
-def test_held_out_vectors_are_others_and_are_shared_out_once():
-    data = VectorData(VectorDataConfig("mixture", num_points=500))
-    assert not set(map(tuple, data.held_out.tolist())) & set(map(tuple, data.points.tolist()))
-    parts = [batch.x for rank in range(3) for batch in data.validation_batches(999, Share(rank, 3))]
-    assert torch.equal(torch.cat(parts), torch.from_numpy(data.held_out))
-
-
-# Stages
 
 
 @pytest.mark.parametrize("config", ["mixture2d", "mixture2d_fresh"])
@@ -164,53 +73,6 @@ def test_file_of_vectors_of_any_dimension_is_trained_on(tmp_path):
     output = sample_stage.main(["--checkpoint", str(run), "--num_points", "10"])
     assert {path.name for path in output.iterdir()} == {"samples.npy", "samples.png", "samples.json"}
     assert "kl" not in json.loads((output / "samples.json").read_text())
-
-
-# Figures: what runs of minutes reach, within looser bounds
-
-
-def test_flow_learns_a_mixture_in_seconds():
-    data = VectorData(VectorDataConfig("mixture", fresh=True))
-    torch.manual_seed(0)
-    flow = build_flow(FlowConfig(2, "mixture", 2, normalization="actnorm", linear=True))
-    batches = data.train_batches(256, 0)
-    flow.initialize(next(batches).x)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=0.01)
-    before = kl_divergence(flow, data.density, data.held_out).nats
-    for _ in range(150):
-        optimizer.zero_grad()
-        (-flow(next(batches).x).mean()).backward()
-        optimizer.step()
-    assert kl_divergence(flow, data.density, data.held_out).nats < min(0.25, before / 3)
-
-
-def test_divergence_of_two_gaussians_is_its_closed_form():
-    flow = Flow(DiagonalGaussian(2, is_learned=True), [])
-    with torch.no_grad():
-        flow.base.mean.copy_(torch.tensor([1.0, 0.0]))
-        flow.base.log_scale.fill_(math.log(2))
-    standard = Mixture(np.ones(1), np.zeros((1, 2)), np.eye(2)[None])
-    estimate = kl_divergence(flow, standard, standard.sample(generator(0, "test"), 50_000))
-    # sum over dimensions of log s + (1 + m^2) / (2 s^2) - 1/2
-    expected = 2 * math.log(2) + (1 + 1) / 8 + 1 / 8 - 1
-    assert estimate.standard_error < 0.01
-    assert abs(estimate.nats - expected) < 4 * estimate.standard_error
-
-
-def test_log_prob_is_that_of_eval_mode_and_leaves_the_flow_alone():
-    flow = build_flow(FlowConfig(2, normalization="batchnorm"))
-    state = {name: value.clone() for name, value in flow.state_dict().items()}
-    points = np.random.default_rng(0).normal(size=(20, 2))
-    assert np.allclose(log_prob(flow, points)[:5], log_prob(flow, points[:5]))
-    assert flow.training
-    assert all(torch.equal(state[name], value) for name, value in flow.state_dict().items())
-
-
-def test_estimate_tells_mean_and_standard_error():
-    assert str(Estimate.of(np.array([1.0, 2.0, 3.0]))) == "2.0000 ± 0.5774 nats"
-
-
-# What is refused
 
 
 @pytest.mark.parametrize(
@@ -293,8 +155,3 @@ def test_flow_of_images_is_refused_as_one_of_vectors(tmp_path, dataset):
     ])  # fmt: skip
     with pytest.raises(ValueError, match="a Glow of images, not a flow of vectors"):
         load_flow(tmp_path / "run")
-
-
-def test_every_density_has_a_name_in_the_configuration():
-    assert all(density_of(VectorDataConfig(name)) is not None for name in DENSITIES)
-    assert density_of(VectorDataConfig("file", "x.npy")) is None
