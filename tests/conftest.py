@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import webdataset
 from accelerate.state import AcceleratorState
+from pictures import make_folder, picture
 from PIL import Image
 
 from glow.config import ModelConfig, PrepareRun
@@ -68,6 +69,19 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = root / "tiny"
     prepare(PrepareRun([str(source)], str(output), validation="13", test="23", shard_size=10, num_workers=0))
     return output
+
+
+@pytest.fixture
+def pet_pictures() -> dict[str, np.ndarray]:
+    """Small pictures of cats and dogs, by the name of their file."""
+    return {f"{'cat' if seed % 3 else 'dog'}/{seed:02d}.png": picture(seed) for seed in range(20)}
+
+
+@pytest.fixture
+def pets(tmp_path: Path, pet_pictures: dict[str, np.ndarray]) -> PrepareRun:
+    """The options that make a data set of a folder of these pictures."""
+    source = make_folder(tmp_path / "source", pet_pictures)
+    return PrepareRun(source=[source], output=str(tmp_path / "data" / "pets"), shard_size=6, num_workers=0)
 
 
 def read_split(directory, split):
