@@ -12,10 +12,12 @@ Config = TypeVar("Config")
 
 def require(condition: bool, name: str, value: object, advice: str) -> None:
     """Raise a ValueError that names a config field, its value and what to give instead, unless ``condition`` holds."""
-    if not condition:
-        shown = str(value).lower() if isinstance(value, bool) else repr(value)  # as YAML has it
-        problem = " is not set" if value is None else f": {shown} is not allowed"
-        raise ValueError(f"{name}{problem}; {advice}")
+    if condition:
+        return
+    if value is None:
+        raise ValueError(f"{name} is not set; {advice}")
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)  # as YAML has it
+    raise ValueError(f"{name}: {shown} is not allowed; {advice}")
 
 
 def require_default(name: str, config: Any, advice: str) -> None:

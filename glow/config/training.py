@@ -278,7 +278,7 @@ class BenchmarkRun(TrainRun):
     profile: bool = False
     """Also write traces of training and sampling, for TensorBoard or Perfetto."""
     readme: str | None = None
-    """Markdown file with a table between the lines `<!-- performance -->` and `<!-- -->`. The results become a row of
+    """Markdown file with a table between the lines <!-- performance --> and <!-- -->. The results become a row of
     it, in place of an earlier row of the same model and device. Default: none."""
 
     def __post_init__(self) -> None:
