@@ -1,4 +1,4 @@
-"""Invertible maps, one file each."""
+"""Invertible maps between data and latents, one file each."""
 
 from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Bijector, Composition, Inverse

@@ -16,9 +16,11 @@ from glow.bijectors.base import Bijector
 class ActNorm(Bijector):
     r"""Normalise each channel: ``z = (x + bias) * exp(log_scale)``, logdet ``H W sum(log_scale)``.
 
-    Data-dependent initialisation is explicit: between ``begin_initialization`` and the next ``normalize`` the layer is
-    pending, and that call sets mean 0 and variance 1 for its input, over the batches of all processes (a collective).
-    ``x`` is ``[N, C, ...]``.
+    ``x`` is ``[N, C, ...]``. ``initialize_actnorms`` sets bias and scale from data, so that z has mean 0 and variance 1
+    in every channel; before that, or a checkpoint, using the layer is an error.
+
+    Raises:
+        RuntimeError: in ``forward`` and ``inverse``, before the initialisation.
 
     Source: Kingma & Dhariwal 2018, section 3.1.
     """
@@ -30,21 +32,21 @@ class ActNorm(Bijector):
         self.bias = nn.Parameter(torch.zeros(num_channels))
         self.log_scale = nn.Parameter(torch.zeros(num_channels))
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
-        # The buffer goes into checkpoints; this copy of it is read in every forward without a device sync.
+        # The buffer goes into checkpoints. This copy of it can be read in every forward without a device sync.
         self.is_initialized = False
         self.pending_name: str | None = None
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is initialised, and does not wait for data to be so anew."""
+        """Whether the layer is initialised and does not wait for data."""
         return self.is_initialized and self.pending_name is None
 
     def begin_initialization(self, name: str) -> None:
-        """Let the next batch set scale and bias; ``name`` is what a warning calls this layer."""
+        """Let the next batch set bias and scale. A warning calls the layer ``name``."""
         self.pending_name = name
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Return ``z`` without the log-determinant."""
+        """Return z without the log-determinant. While the layer waits for data, set bias and scale first."""
         if self.pending_name is not None:
             self._initialize(x, self.pending_name)
             self.pending_name = None
@@ -63,7 +65,7 @@ class ActNorm(Bijector):
         return z * (-log_scale).exp() - bias, -self.logdet(z)
 
     def logdet(self, x: Tensor) -> Tensor:
-        """Return the log-determinant, ``[N]``, for the state ``x``."""
+        """Return the log-determinant ``[N]`` for an x of this shape."""
         return (self.log_scale.sum() * math.prod(x.shape[2:])).expand(len(x))
 
     def _broadcast(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +73,7 @@ class ActNorm(Bijector):
         return self.bias.view(shape), self.log_scale.view(shape)
 
     def check(self) -> None:
-        """Raise a RuntimeError unless it is initialised."""
+        """Raise a RuntimeError before the initialisation."""
         if not self.is_initialized:
             raise RuntimeError("ActNorm is used before its initialisation: call initialize, or load a checkpoint")
 
@@ -100,10 +102,10 @@ class ActNorm(Bijector):
 
 @torch.no_grad()
 def initialize_actnorms(model: nn.Module, *inputs: Tensor | None) -> None:
-    """Call ``model(*inputs)`` once; each ActNorm in it is set from the data that reaches it.
+    """Set every ActNorm of a model from data: call ``model(*inputs)`` once.
 
-    A collective: N processes set what one process would set from the batches of all. An error leaves every ActNorm as
-    it was, or initialised, never pending.
+    Each ActNorm is set when the data reaches it. This is a collective: N processes set what one process would set from
+    all their batches. A channel of constant input keeps scale 1, with a warning.
     """
     actnorms = {name: module for name, module in model.named_modules() if isinstance(module, ActNorm)}
     for name, actnorm in actnorms.items():

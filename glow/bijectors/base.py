@@ -1,4 +1,4 @@
-"""What every invertible map keeps: data to latent forwards, with its log-determinant, and back."""
+"""The interface of all bijectors, and how they are chained and turned around."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 
 class Bijector(nn.Module):
-    """An invertible map of ``[N, ...]`` to ``[N, ...]``.
+    """An invertible map of data x to latents z, both ``[N, ...]``.
 
-    ``forward(x, context=None) -> (z, logdet)`` and ``inverse(z, context=None) -> (x, logdet)``, each with the
-    log-determinant of its own Jacobian, ``[N]``, in nats, summed over all dimensions of an example.
+    ``forward(x, context=None)`` returns ``(z, logdet)``, ``inverse(z, context=None)`` returns ``(x, logdet)``. Each
+    logdet is the log-determinant of the map's own Jacobian: ``[N]``, in nats, summed over all dimensions of an example.
+    Every example is mapped on its own. Only a conditional bijector uses the context.
+
+    To write one, inherit from this class, define the parameters, and implement ``forward`` and ``inverse``.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -28,13 +31,13 @@ class Bijector(nn.Module):
         return self.inverse(z, context)[0]
 
     def replay(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rebuild the argument that ``forward`` mapped to ``z``, and record ``forward`` for its gradients.
+        """Rebuild x from z, and run ``forward`` on it again, so that autograd can differentiate it.
 
-        Call it with gradients enabled.
+        The memory mode ``reversible`` calls this in the backward pass, with gradients enabled. A subclass overrides it
+        when inverse and forward share work.
 
         Returns:
-            A leaf that receives the gradient of the argument; the argument, detached; what forward makes of it, and its
-            logdet, both recorded.
+            A leaf that receives the gradient of x; x, detached; and the z and logdet of ``forward``, recorded.
         """
         with torch.no_grad():
             x = self.invert(z, context)
@@ -43,7 +46,11 @@ class Bijector(nn.Module):
 
 
 class Composition(Bijector):
-    """Bijectors one after the other; their log-determinants add up."""
+    """Bijectors one after the other; their log-determinants are added.
+
+    Attributes:
+        bijectors: The bijectors, in the order of ``forward``.
+    """
 
     bijectors: Sequence[Bijector]
 
@@ -53,11 +60,11 @@ class Composition(Bijector):
 
     @property
     def parts(self) -> Sequence[Bijector]:
-        """Return what is applied, first to last."""
+        """The bijectors that run, in order. A subclass may merge some of them."""
         return self.bijectors
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Apply all, first to last."""
+        """Map data to latents, by all bijectors in order."""
         total = x.new_zeros(len(x))
         for bijector in self.parts:
             x, logdet = bijector(x, context)
@@ -65,7 +72,7 @@ class Composition(Bijector):
         return x, total
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Undo all, last to first."""
+        """Map latents to data, by all inverses in reverse order."""
         total = z.new_zeros(len(z))
         for bijector in reversed(self.parts):
             z, logdet = bijector.inverse(z, context)
@@ -73,17 +80,16 @@ class Composition(Bijector):
         return z, total
 
     def invert(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Undo all, last to first."""
+        """Map latents to data, without the log-determinant."""
         for bijector in reversed(self.parts):
             z = bijector.invert(z, context)
         return z
 
 
 class Inverse(Bijector):
-    """Another bijector turned around: its inverse maps data to latents, and it maps latents to data.
+    """A bijector turned around: ``forward`` is the inverse of the given bijector, ``inverse`` its forward direction.
 
-    A map whose forward direction alone is cheap (planar) becomes one that is cheap to sample from. Log-determinant and
-    cost of either direction are those of the other.
+    Some maps, such as ``Planar``, are cheap in one direction only. Turned around, they are cheap to sample from.
     """
 
     def __init__(self, bijector: Bijector) -> None:

@@ -13,11 +13,12 @@ from glow.bijectors.base import Bijector
 class BatchNorm(Bijector):
     """``z = (x - mean) / sqrt(variance + epsilon) * exp(log_scale) + bias``; x is ``[N, C, ...]``.
 
-    logdet ``H W sum(log_scale - log(variance + epsilon) / 2)``. In training mode mean and variance are those of the
-    batch that forward gets, through which gradients go, and the running averages follow them; so examples are then *not
-    independent of each other*, and the value is no log-density that could be compared with others. In eval mode, and in
-    ``inverse`` always, they are the running averages: the map is fixed, and inverse undoes forward in eval mode alone.
-    Several processes, and microbatches, each normalise their own part of a batch.
+    logdet ``H W sum(log_scale - log(variance + epsilon) / 2)``.
+
+    In training mode, ``forward`` takes mean and variance from the batch. Gradients go through them, and the running
+    averages follow them. Then the examples of a batch *depend on each other*, and the log-density is not comparable
+    with others. In eval mode, mean and variance are the running averages. ``inverse`` always uses those, so it inverts
+    ``forward`` in eval mode only. Each process and each microbatch normalises its own part of the global batch.
 
     Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP, arXiv 1605.08803), section 3.7 and appendix E; scale and bias
     as in Papamakarios, Pavlakou & Murray 2017 (MAF, arXiv 1705.07057), section 3.4.
@@ -39,7 +40,7 @@ class BatchNorm(Bijector):
         """Map data to latents.
 
         Raises:
-            ValueError: in training mode, for a batch with one number a channel.
+            ValueError: in training mode, when a batch has a single number per channel.
         """
         mean, variance = self._batch_statistics(x) if self.training else (self.running_mean, self.running_variance)
         log_scale = self.log_scale - 0.5 * (variance + self.epsilon).log()
@@ -53,7 +54,7 @@ class BatchNorm(Bijector):
         return x, -_logdet(log_scale, z)
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of each channel, and let the running averages follow."""
+        """Return mean and variance of each channel, and update the running averages."""
         values = x.transpose(0, 1).flatten(1)
         if values.shape[1] < 2:
             raise ValueError("batch normalisation needs two or more examples in training mode")

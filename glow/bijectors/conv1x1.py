@@ -1,6 +1,4 @@
-"""Maps that mix the channels of every pixel alike, or the numbers of a vector: invertible 1x1 convolutions, which are
-linear maps for vectors, and permutations.
-"""
+"""Invertible 1x1 convolutions and permutations: they mix the channels of every pixel, or the numbers of a vector."""
 
 from __future__ import annotations
 
@@ -16,10 +14,10 @@ from glow.bijectors.reuse import Reusing
 
 
 class Conv1x1(Bijector, Reusing):
-    """The common part: ``z = W x`` at every pixel, logdet ``H W log|det W|``; a subclass says what W is.
+    """The base of the invertible 1x1 convolutions: ``z = W x`` at every pixel, logdet ``H W log|det W|``.
 
-    ``x`` is ``[N, C, H, W]``, or ``[N, C]``: one pixel.
-    The inverse matrix is computed in float64; in eval mode and without gradients it is kept until a parameter changes.
+    ``x`` is ``[N, C, H, W]`` or ``[N, C]``. A subclass implements ``weight`` and ``log_abs_det``. The inverse of W is
+    computed in float64. In eval mode, without gradients, it is kept until a parameter changes.
     """
 
     def weight(self) -> Tensor:
@@ -40,21 +38,21 @@ class Conv1x1(Bijector, Reusing):
         return affine(z, self.inverse_weight()), -self.logdet(z)
 
     def inverse_weight(self) -> Tensor:
-        """Return the inverse of W, which may have been kept."""
+        """Return the inverse of W, ``[C, C]``, kept from an earlier call where possible."""
         return self.reuse(self.compute_inverse_weight)
 
     def logdet(self, x: Tensor) -> Tensor:
-        """Return the log-determinant, ``[N]``, for the state ``x``."""
+        """Return the log-determinant ``[N]`` for an x of this shape."""
         return (self.log_abs_det() * math.prod(x.shape[2:])).expand(len(x))
 
     def compute_inverse_weight(self) -> Tensor:
-        """Return the inverse of W, computed anew."""
+        """Compute the inverse of W, ``[C, C]``."""
         weight = self.weight()
         return torch.linalg.inv(weight.double()).to(weight.dtype)
 
 
 class PlainConv1x1(Conv1x1):
-    """W itself is the parameter; log|det W| by an LU decomposition, in float64, at every call.
+    """W itself is the parameter. Every call computes log|det W| in float64, at a cost of O(C^3).
 
     Source: Kingma & Dhariwal 2018, section 3.2, equation 9.
     """
@@ -73,9 +71,9 @@ class PlainConv1x1(Conv1x1):
 
 
 class LUConv1x1(Conv1x1):
-    """``W = P L (U + diag(sign exp(log_s)))``: log|det W| is ``sum(log_s)``, and W cannot become singular.
+    """``W = P L (U + diag(sign exp(log_s)))``: log|det W| is ``sum(log_s)``, and W is never singular.
 
-    P and the signs are fixed; L (unit lower triangular), U (strictly upper triangular) and log_s are learned.
+    L (unit lower triangular), U (strictly upper triangular) and log_s are learned; P and the signs are fixed.
 
     Source: Kingma & Dhariwal 2018, section 3.2, equations 10 and 11.
     """
@@ -106,9 +104,9 @@ class LUConv1x1(Conv1x1):
 
 
 class OrthogonalConv1x1(Conv1x1):
-    """``W = exp(A - A^T)``: a rotation, so that log|det W| is 0; A, strictly lower triangular, is learned.
+    """``W = exp(A - A^T)``, a rotation: log|det W| is 0. A, strictly lower triangular, is learned.
 
-    Cost: a matrix exponential, O(C^3).
+    Cost: one matrix exponential, O(C^3).
 
     Source: Lezcano-Casado & Martinez-Rubio 2019 (arXiv 1901.08428), section 3.
     """
@@ -128,7 +126,7 @@ class OrthogonalConv1x1(Conv1x1):
 
 
 class Permutation(Bijector):
-    """``z`` has the channels of ``x`` in another order, logdet 0; for comparison with learned 1x1 convolutions.
+    """Put the channels in another, fixed order; logdet 0. A baseline for the learned 1x1 convolutions.
 
     Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP); Kingma & Dhariwal 2018, section 3.2 and figure 3.
     """
@@ -151,7 +149,7 @@ class Permutation(Bijector):
 
 
 def reverse(num_channels: int) -> Permutation:
-    """Return the permutation that turns the order of the channels around."""
+    """Return the permutation that reverses the channels."""
     return Permutation(torch.arange(num_channels - 1, -1, -1))
 
 
@@ -175,9 +173,9 @@ def _random_rotation(num_channels: int) -> Tensor:
 
 
 def affine(x: Tensor, matrix: Tensor, offset: Tensor | None = None) -> Tensor:
-    """Apply ``matrix`` ``[C, C]``, and add ``offset`` ``[C]``, to the channels of ``x``, ``[N, C, ...]``.
+    """Multiply the channels of ``x [N, C, ...]`` by ``matrix [C, C]`` and add ``offset [C]``.
 
-    The result is laid out as channels last; such an ``x`` spares a copy.
+    The result has the memory layout channels_last. An x of that layout is not copied.
     """
-    pixels = x.movedim(1, -1)
+    pixels = x.movedim(1, -1)  # [N, ..., C]
     return F.linear(pixels.reshape(-1, len(matrix)), matrix, offset).view(pixels.shape).movedim(-1, 1)

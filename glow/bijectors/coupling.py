@@ -1,4 +1,4 @@
-"""Coupling layers: one half of the state is changed by a map that a network computes from the other half."""
+"""Coupling layers: a network looks at one half of the state and says how to change the other half."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from glow.bijectors.mask import ChannelMask, Mask
 
 
 class Coupling(Bijector):
-    """``z_a = x_a``, ``z_b = T(x_b)`` with a map T, applied to each number, whose parameters are ``net(x_a)``.
+    """``z_a = x_a``, ``z_b = T(x_b)``, where ``net(x_a)`` returns the parameters of the elementwise map T.
 
-    The logdet is that of T. A subclass says what T is. Cost: one evaluation of the network in either direction.
+    The logdet is the sum of the log-derivatives of T. A subclass implements T by ``transform`` and
+    ``inverse_transform``. Cost: one call of the network in either direction.
 
     Args:
-        net: Maps what the mask gives, and the context, to ``num_parameters`` channels for each that is changed.
+        net: The network. Its input is x_a (see ``Mask.given``) and the context; its output has ``num_parameters``
+            channels for each channel of x_b.
         mask: Which half is changed. Default: the second half of the channels.
     """
 
@@ -47,23 +49,28 @@ class Coupling(Bijector):
         return self.mask.join(z_a, self.inverse_transform(z_b, self._net_output(z_a, context))[0])
 
     def replay(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rebuild the argument and record ``forward``, with one evaluation of the network for both."""
+        """Rebuild x from z and run ``forward`` again, with one call of the network for both."""
         leaf = z.detach().requires_grad_()
         x_a, place = self.mask.split(leaf)
         parameters = self._net_output(x_a, context)
         with torch.no_grad():
             x_b, _ = self.inverse_transform(place, parameters)
             x = self.mask.join(x_a, x_b)
-        # The numbers of x_b, in the place of the leaf that they take.
+        # This has the values of x_b, and the gradient goes to the leaf.
         z_b, logdet = self.transform(x_b + (place - place.detach()), parameters)
         return leaf, x, self.mask.join(x_a, z_b), sum_per_example(logdet)
 
     def transform(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply T to ``[N, c, ...]``, given ``[N, num_parameters * c, ...]``; return it and its log-derivatives."""
+        """Return T(x) and the log-derivatives of T at x, for x ``[N, c, ...]`` and its parameters.
+
+        Args:
+            x: ``[N, c, ...]``.
+            parameters: ``[N, num_parameters * c, ...]``.
+        """
         raise NotImplementedError
 
     def inverse_transform(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo ``transform``; return it and the log-derivatives of the inverse."""
+        """Return the inverse of T at z, and its log-derivatives; the arguments are as for ``transform``."""
         raise NotImplementedError
 
     def _net_output(self, x_a: Tensor, context: Tensor | None) -> Tensor:
@@ -71,9 +78,12 @@ class Coupling(Bijector):
 
 
 class AffineCoupling(Coupling):
-    """``T(x) = (x + shift) * exp(log_scale(h))``, log-derivative ``log_scale(h)``, with ``(shift, h)`` of the network.
+    """``T(x) = (x + shift) * exp(log_scale(h))`` with log-derivative ``log_scale(h)``; the network returns shift and h.
 
-    Source: Kingma & Dhariwal 2018, table 1, with the order of shift and scale of their code.
+    ``scale`` names the function ``log_scale``: ``sigmoid``, ``exp`` or ``tanh``.
+
+    Source: Kingma & Dhariwal 2018, table 1. The paper scales before it shifts; the authors' code and this class shift
+    first.
     """
 
     num_parameters = 2
@@ -96,7 +106,7 @@ class AffineCoupling(Coupling):
 
 
 class AdditiveCoupling(Coupling):
-    """``T(x) = x + shift``, log-derivative 0.
+    """``T(x) = x + shift`` with log-derivative 0; the network returns shift.
 
     Source: Dinh, Krueger & Bengio 2015 (NICE, arXiv 1410.8516), section 3.2.
     """
@@ -113,20 +123,29 @@ class AdditiveCoupling(Coupling):
 
 
 def sigmoid_log_scale(h: Tensor) -> Tensor:
-    """Return ``log sigmoid(h + 2)``, below 0: the scale of Kingma & Dhariwal's code.
+    """Return ``log sigmoid(h + 2)``, which is below 0.
 
-    By logsigmoid, because the log of a sigmoid underflows.
+    It is computed by logsigmoid: sigmoid alone underflows.
+
+    Source: the authors' code of Kingma & Dhariwal 2018.
     """
     return F.logsigmoid(h + 2)
 
 
 def exp_log_scale(h: Tensor) -> Tensor:
-    """Return ``h``: scale exp(h), without bounds (Real NVP, section 3.2)."""
+    """Return ``h``: the scale exp(h) has no bounds.
+
+    Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP, arXiv 1605.08803), section 3.2.
+    """
     return h
 
 
 def tanh_log_scale(h: Tensor) -> Tensor:
-    """Return ``2 tanh(h / 2)``: a scale between exp(-2) and exp(2), after Real NVP's bounded log-scales."""
+    """Return ``2 tanh(h / 2)``: the scale lies between exp(-2) and exp(2).
+
+    Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP, arXiv 1605.08803), section 4.1, which bounds the log-scale by
+    a learned multiple of tanh.
+    """
     return 2 * torch.tanh(h / 2)
 
 

@@ -8,8 +8,9 @@ import importlib
 import torch
 
 from glow.config import TrainRun
-from glow.inference.tables import breast_cancer
-from glow.inference.targets import ENERGIES, Energy, FunctionTarget, LogisticRegression, Target
+from glow.inference.energies import ENERGIES, Energy
+from glow.inference.logistic import LogisticRegression, breast_cancer
+from glow.inference.targets import FunctionTarget, Target
 
 
 def build_target(run: TrainRun) -> Target:

@@ -1,14 +1,12 @@
-"""Unnormalised log-densities that a flow is fitted to: four energies, a logistic regression, any function."""
+"""Targets, the unnormalised log-densities that a flow is fitted to: their interface, and any function as one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 Function = Callable[[Tensor], Tensor]
 
@@ -109,109 +107,3 @@ class FunctionTarget(Target):
         except Exception as error:
             raise ValueError(f"target {self.name}: failed on x {list(x.shape)} of torch.float32: {error}") from error
         return values.to(x.dtype) if isinstance(values, Tensor) and values.is_floating_point() else values
-
-
-class Energy(Target):
-    """``-U(z) - W(z1)`` for one of the four energies of Rezende & Mohamed, in two dimensions.
-
-    U2, U3 and U4 repeat along z1 for ever, so that exp(-U) has no integral; the figures of the paper show the square of
-    side 8. There, W is 0; beyond it, the density of U2 to U4 falls as a Gaussian of standard deviation 0.4:
-    ``W(z1) = ((|z1| - 4) / 0.4)^2 / 2`` for |z1| > 4.
-
-    Source: Rezende & Mohamed 2015 (arXiv 1505.05770), table 1.
-    """
-
-    half_width = 8.0
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, 2, ("z1", "z2"))
-        self.energy = ENERGIES[name]
-
-    def log_density(self, x: Tensor) -> Tensor:
-        """Return ``-U(x) - W(x1)``."""
-        return -self.energy(x[:, 0], x[:, 1])
-
-
-def _u1(z1: Tensor, z2: Tensor) -> Tensor:
-    # |z| has no gradient at 0.
-    radius = (z1.square() + z2.square()).clamp(min=torch.finfo(z1.dtype).tiny).sqrt()
-    return _parabola(radius - 2, 0.4) - torch.logaddexp(-_parabola(z1 - 2, 0.6), -_parabola(z1 + 2, 0.6))
-
-
-def _u2(z1: Tensor, z2: Tensor) -> Tensor:
-    return _parabola(z2 - _wave(z1), 0.4) + _wall(z1)
-
-
-def _u3(z1: Tensor, z2: Tensor) -> Tensor:
-    offset = z2 - _wave(z1)
-    bump = 3 * (-_parabola(z1 - 1, 0.6)).exp()
-    return _wall(z1) - torch.logaddexp(-_parabola(offset, 0.35), -_parabola(offset + bump, 0.35))
-
-
-def _u4(z1: Tensor, z2: Tensor) -> Tensor:
-    offset = z2 - _wave(z1)
-    step = 3 * ((z1 - 1) / 0.3).sigmoid()
-    return _wall(z1) - torch.logaddexp(-_parabola(offset, 0.4), -_parabola(offset + step, 0.35))
-
-
-def _parabola(x: Tensor, scale: float) -> Tensor:
-    return 0.5 * (x / scale).square()
-
-
-def _wave(z1: Tensor) -> Tensor:
-    return (2 * math.pi * z1 / 4).sin()
-
-
-def _wall(z1: Tensor) -> Tensor:
-    return _parabola((z1.abs() - 4).clamp(min=0), 0.4)
-
-
-ENERGIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"u1": _u1, "u2": _u2, "u3": _u3, "u4": _u4}
-
-
-class LogisticRegression(Target):
-    """Posterior of the coefficients w of ``P(label = 1) = sigmoid(w0 + w1 x1 + ... + wF xF)`` under independent priors
-    ``N(0, prior_std^2)``, intercept included; D = F + 1. The prior is normalised: the integral is the evidence.
-
-    Args:
-        features: ``[M, F]``.
-        labels: 0 or 1, ``[M]``.
-        prior_std: Standard deviation of the prior.
-        names: Names of the features.
-
-    Raises:
-        ValueError: for features that are not finite, other labels, or shapes that do not go together.
-    """
-
-    design: Tensor
-    label_sums: Tensor
-
-    def __init__(
-        self, features: Tensor, labels: Tensor, *, prior_std: float = 1.0, names: Sequence[str] | None = None
-    ) -> None:
-        if features.dim() != 2 or labels.shape != features.shape[:1] or not len(labels):
-            raise ValueError(
-                f"logistic regression: features {list(features.shape)} and labels {list(labels.shape)} must be [M, F] "
-                "and [M], a label for each row"
-            )
-        broken = (~features.isfinite().all(1)).nonzero().flatten()
-        if len(broken):
-            raise ValueError(
-                f"logistic regression: {len(broken)} of {len(features)} rows of features have NaN or infinities, "
-                f"first row {int(broken[0])}"
-            )
-        if not ((labels == 0) | (labels == 1)).all():
-            raise ValueError(f"logistic regression: labels {labels.unique().tolist()[:8]}; only 0 and 1 are allowed")
-        num_features = features.shape[1]
-        names = names or [f"w{number}" for number in range(1, num_features + 1)]
-        super().__init__("logistic", num_features + 1, ["intercept", *names])
-        self.prior_std = prior_std
-        design = torch.cat([torch.ones(len(features), 1).to(features), features], dim=1).double()
-        self.register_buffer("design", design.float(), persistent=False)
-        self.register_buffer("label_sums", (labels.double() @ design).float(), persistent=False)
-
-    def log_density(self, x: Tensor) -> Tensor:
-        """Return log-likelihood and log-prior."""
-        log_likelihood = x @ self.label_sums - F.softplus(x @ self.design.T).sum(1)
-        log_prior = -0.5 * (x / self.prior_std).square().sum(1)
-        return log_likelihood + log_prior - self.num_dims * math.log(self.prior_std * math.sqrt(2 * math.pi))

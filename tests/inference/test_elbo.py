@@ -7,7 +7,9 @@ from conftest import perturb
 from glow.bijectors.base import Inverse
 from glow.config import FlowConfig, TargetConfig, TrainRun
 from glow.inference.elbo import Elbo
-from glow.inference.targets import Energy, FunctionTarget, LogisticRegression
+from glow.inference.energies import Energy
+from glow.inference.logistic import LogisticRegression
+from glow.inference.targets import FunctionTarget
 from glow.models.flow import build_flow
 from glow.training.tasks.target import TargetTask
 

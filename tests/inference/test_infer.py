@@ -13,8 +13,8 @@ from training_runs import assert_same_checkpoint, comparable
 
 from glow.config import FlowConfig, TargetConfig, TrainRun
 from glow.evaluation.vectors import log_prob
+from glow.inference.energies import Energy
 from glow.inference.posterior import draw, noise_batches
-from glow.inference.targets import Energy
 from glow.models.flow import build_flow
 from glow.training.checkpoints.models import load_flow
 from glow.training.metrics import read_metrics

@@ -13,9 +13,10 @@ from glow.config import FlowConfig
 from glow.data.vectors.noise import Noise
 from glow.evaluation.vectors import picture
 from glow.inference.elbo import Elbo
+from glow.inference.energies import Energy
+from glow.inference.logistic import LogisticRegression, breast_cancer
 from glow.inference.posterior import Draws, Grid, describe, draw, grid_of, noise_batches, plot_posterior
-from glow.inference.tables import breast_cancer
-from glow.inference.targets import Energy, FunctionTarget, LogisticRegression
+from glow.inference.targets import FunctionTarget
 from glow.models.flow import build_flow
 
 REFERENCE = json.loads(Path("tests/reference/logistic.json").read_text())

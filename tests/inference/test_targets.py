@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from glow.config import TargetConfig, TrainRun
+from glow.inference.energies import ENERGIES, Energy
+from glow.inference.logistic import LogisticRegression, breast_cancer
 from glow.inference.posterior import grid_of
-from glow.inference.tables import breast_cancer
-from glow.inference.targets import ENERGIES, Energy, LogisticRegression
 from glow.training.tasks.target import TargetTask
 
 REFERENCE = json.loads(Path("tests/reference/logistic.json").read_text())

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from glow.inference.energies import ENERGIES, Energy
 from glow.inference.posterior import Grid, densities, on_grid
-from glow.inference.targets import ENERGIES, Energy
 from glow.training.checkpoints.models import load_flow
 from pipelines import infer
 

@@ -20,7 +20,7 @@ import numpyro.distributions as dist
 from numpyro.diagnostics import summary
 from numpyro.infer import MCMC, NUTS
 
-from glow.inference.tables import breast_cancer
+from glow.inference.logistic import breast_cancer
 
 NUM_CHAINS, NUM_WARMUP, NUM_SAMPLES, SEED = 4, 5_000, 25_000, 0
 PIECES = 100

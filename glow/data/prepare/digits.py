@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from glow.data.prepare.source import Source
+from glow.data.prepare.base import Source
 
 
 class DigitsSource(Source):

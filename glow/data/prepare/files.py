@@ -9,7 +9,7 @@ import zipfile
 from functools import cached_property
 from pathlib import Path
 
-from glow.data.prepare.source import FileSource
+from glow.data.prepare.base import FileSource
 
 
 class FolderSource(FileSource):

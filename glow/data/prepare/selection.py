@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glow.config import PrepareRun
-from glow.data.prepare.source import Source
+from glow.data.prepare.base import Source
 from glow.data.prepare.sources import open_source
 from glow.randomness import generator
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from glow.data.prepare.base import Source
 from glow.data.prepare.digits import DigitsSource
 from glow.data.prepare.files import FolderSource, TarSource, ZipSource
-from glow.data.prepare.source import Source
-from glow.data.prepare.torchvision_source import TorchvisionSource
+from glow.data.prepare.torchvision import TorchvisionSource
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 

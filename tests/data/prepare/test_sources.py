@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pictures import MAKERS, encoded, make_folder, make_tar, make_zip, picture
 
-from glow.data.prepare.source import arrange
+from glow.data.prepare.base import arrange
 from glow.data.prepare.sources import open_source
 
 
