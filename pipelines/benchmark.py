@@ -77,11 +77,11 @@ def find_data(run: BenchmarkRun) -> tuple[BenchmarkRun, Dataset | None]:
     except (ValueError, OSError) as error:
         if not is_known(run.model):
             raise unknown_model(run.model, error) from error
-        print(f"random images, and no reading of data: {error}")
+        print(f"no data set: images are random, and reading is not measured ({error})")
     model = complete(run, dataset).model if dataset else run.model
     if run.against == "normflows" and model != comparable(model):
         model = comparable(model)
-        print("against normflows: model.network_actnorm is false in both")
+        print("against normflows: model.network_actnorm is set to false in both models")
     return dataclasses.replace(run, model=model), dataset
 
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     scores = processes.gather(scored, "scoring", len(reader))
     if not processes.is_main:
         return None
-    # The report vouches for the bytes that were measured.
+    # The report names the checksum of the data, so the measured bytes must have it.
     reader.verify()
     facts = measurement_facts(model, bound, checkpoint_facts(checkpoint, config.weights), config.weights)
     run, step = run_directory(checkpoint), facts["checkpoint"]["step"]

@@ -13,8 +13,8 @@ from glow.config import PlanRun
 from glow.data.read.manifest import load_dataset
 from glow.execution.precision import use_exact_float32
 from glow.planning.measuring import plot_kept
-from glow.planning.memory import Option, options, recommend
 from glow.planning.model import is_known, unknown_model
+from glow.planning.options import Option, options, recommend
 from glow.planning.tables import GIB, advice, measurement_table, model_text, pipeline_table, ways_table
 from glow.training.tasks.images import complete
 

@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             return None
         for place, reader in readers.items():
             check_finite(likelihoods[place], place.location)
-            # The figures vouch for the bytes that were measured; for a few first images that would read too much.
+            # scores.json names the checksum of the data. It is not checked when only the first images were scored,
+            # because that would read all of them.
             if counts[place] == len(reader):
                 reader.verify()
     described = places.describe(readers, counts)

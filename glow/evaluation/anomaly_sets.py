@@ -18,7 +18,7 @@ class ScoredPlaces:
 
     Attributes:
         data: Images to score.
-        outliers: Sets of images to tell from them.
+        outliers: Sets of images that should score higher.
         reference: In-distribution images, whose mean likelihood is the typical one.
     """
 

@@ -9,15 +9,8 @@ import torch
 
 from glow.config import TrainRun
 from glow.planning.measuring import measure_step
-from glow.planning.memory import (
-    FORWARD_PASSES,
-    MEMORY_MODES,
-    RESERVE,
-    Option,
-    describe_stages,
-    in_mode,
-    process_memory,
-)
+from glow.planning.memory import FORWARD_PASSES, MEMORY_MODES, describe_stages, in_mode, process_memory
+from glow.planning.options import RESERVE, Option
 
 GIB = 2**30
 

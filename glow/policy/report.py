@@ -124,12 +124,12 @@ def summary_text(content: Mapping[str, Any]) -> str:
     """Return the summary of policy.json as text, a line for each task and policy."""
     lines = []
     for row in content["summary"]:
-        ways = ", ".join(f"{WAYS[way]} {count}" for way, count in row["num_settled_on"].items() if count)
+        ways = ", ".join(f"{WAYS[way]} ({count})" for way, count in row["num_settled_on"].items() if count)
         lines.append(
             f"{row['task']}, {row['policy']}, {row['num_seeds']} seed(s): the first action goes {ways}; medians: "
-            f"return {row['median_return']:.3f}, KL(policy || best) of the first action "
-            f"{row['median_first_kl_nats']:.3f} nats, share of the rarer way {row['median_rarer_first']:.3f}, between "
-            f"{row['median_between_first']:.3f}"
+            f"return {row['median_return']:.3f}; of the first action: KL(policy || best) "
+            f"{row['median_first_kl_nats']:.3f} nats, share of the rarer way {row['median_rarer_first']:.3f}, share "
+            f"between {row['median_between_first']:.3f}"
         )
     return "\n".join(lines)
 

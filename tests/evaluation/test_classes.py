@@ -53,7 +53,7 @@ def test_number_of_classes_is_that_of_the_data(run):
     assert load_model(run).num_classes == 2
 
 
-def test_report_tells_the_classes(colours, run, tmp_path):
+def test_report_describes_the_classes(colours, run, tmp_path):
     output = tmp_path / "report"
     arguments = ["--checkpoint", str(run), "--data", str(colours), "--baselines", "false", "--output", str(output)]
     evaluate_stage.main(arguments)

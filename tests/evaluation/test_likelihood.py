@@ -65,7 +65,7 @@ def test_round_trip_error_notices_a_wrong_inverse(dataset, monkeypatch):
     assert round_trip_error(model, batch) > 1e-2
 
 
-def test_health_of_a_flow_tells_its_levels_and_conditions(dataset):
+def test_health_of_a_flow_is_that_of_its_levels_and_weights(dataset):
     model = tiny_glow(torch.float32)
     batch = next(eval_batches(SplitReader(dataset, "test"), 8, 0))
     health = flow_health(model, batch)

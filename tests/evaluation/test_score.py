@@ -129,7 +129,7 @@ def test_folder_is_scored_as_it_is_or_resized_on_request(run, constant, tmp_path
     assert len(rows) == 5
 
 
-def test_sets_of_one_name_are_told_apart(run, dataset, constant, tmp_path):
+def test_sets_of_one_name_are_called_by_their_location(run, dataset, constant, tmp_path):
     other = tmp_path / "constant"
     shutil.copytree(constant, other)
     _, rows = score(run, dataset, tmp_path / "scores", "--outliers", str(constant), "--outliers", str(other))

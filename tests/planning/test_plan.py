@@ -9,7 +9,8 @@ import torch
 from glow.config import ModelConfig, ParallelConfig, TrainConfig, TrainRun
 from glow.cost.units import unit_costs
 from glow.planning.measuring import allocations, measure_kept, measure_step
-from glow.planning.memory import RESERVE, in_mode, options, process_memory, recommend
+from glow.planning.memory import in_mode, process_memory
+from glow.planning.options import RESERVE, options, recommend
 from pipelines import plan
 
 GIB = 2**30

@@ -38,14 +38,14 @@ def complete_run(tmp_path_factory, coarse):
 
 
 def test_stage_writes_figures_pictures_and_policies(complete_run):
-    told = json.loads((complete_run / "policy.json").read_text())
-    names = {f"{one['task']}-{one['policy']}-{one['seed']}" for one in told["trainings"]}
+    content = json.loads((complete_run / "policy.json").read_text())
+    names = {f"{one['task']}-{one['policy']}-{one['seed']}" for one in content["trainings"]}
     assert names == {f"{t}-{p}-{s}" for t in ("goals", "bandit") for p in ("gaussian", "flow") for s in (0, 1)}
-    for one in told["trainings"]:
+    for one in content["trainings"]:
         for shares in (one["reached"], one["first_action"]):
             assert sum(shares.values()) == pytest.approx(1)
         assert one["first_kl_nats"]["mean"] > 0
-    assert [(row["task"], row["num_seeds"]) for row in told["summary"]] == [("goals", 2)] * 2 + [("bandit", 2)] * 2
+    assert [(row["task"], row["num_seeds"]) for row in content["summary"]] == [("goals", 2)] * 2 + [("bandit", 2)] * 2
     for name in ("trajectories", "density-goals", "density-bandit"):
         assert np.asarray(Image.open(complete_run / f"{name}.png").convert("L")).std() > 10, name
     lines = read_metrics(complete_run / "goals-flow-1")
@@ -103,8 +103,8 @@ def test_interrupted_training_leaves_no_figures_and_no_weights(tmp_path, monkeyp
 
 
 def test_one_policy_may_be_trained_alone(tmp_path):
-    told = json.loads((run_stage(tmp_path / "policy", "--policy", "gaussian") / "policy.json").read_text())
-    assert {one["policy"] for one in told["trainings"]} == {"gaussian"}
+    content = json.loads((run_stage(tmp_path / "policy", "--policy", "gaussian") / "policy.json").read_text())
+    assert {one["policy"] for one in content["trainings"]} == {"gaussian"}
 
 
 @pytest.mark.parametrize(

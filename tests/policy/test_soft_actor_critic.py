@@ -38,7 +38,7 @@ def test_flow_keeps_both_actions_of_the_bandit_and_a_gaussian_cannot():
 def test_policy_learns_to_reach_a_goal():
     agent = learner(TwoGoals(), "gaussian", 400)
     before = play(TwoGoals(), agent.policy, 200, 0)
-    losses = [told["loss/critic"] for told in agent.learn()]
+    losses = [metrics["loss/critic"] for metrics in agent.learn()]
     after = play(TwoGoals(), agent.policy, 200, 0)
     assert before.total_reward().mean < -15
     assert after.total_reward().mean > -9
@@ -76,13 +76,13 @@ def test_both_policies_begin_with_the_same_critics_and_transitions():
 
 def test_temperature_and_learning_rate_fall_as_they_are_said_to():
     agent = learner(TwoPeaks(), "gaussian", 10)
-    told = []
+    found = []
     for progress in (0.0, 0.25, 0.5, 0.875):
         agent._set_rates(progress)
-        told.append((agent._alpha, agent._optimizers[0].param_groups[0]["lr"]))
+        found.append((agent._alpha, agent._optimizers[0].param_groups[0]["lr"]))
     middle = math.sqrt(FAST.first_alpha * FAST.alpha)
     expected = [(FAST.first_alpha, FAST.lr), (middle, FAST.lr), (FAST.alpha, FAST.lr), (FAST.alpha, FAST.lr / 2)]
-    assert np.allclose(told, expected)
+    assert np.allclose(found, expected)
 
 
 def test_loss_that_is_not_finite_ends_learning():
