@@ -77,39 +77,37 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
     """Return the content of bpd.json; with a non-finite image, ``valid`` is false and the figures are null."""
-    values = np.array([score.bits_per_dim for score in evaluation.scores])
-    by_class = all(score.log_prob_by_class for score in evaluation.scores)
-    class_values = np.array([score.log_prob_by_class for score in evaluation.scores]) if by_class else values
-    valid = bool(np.isfinite(values).all() and np.isfinite(class_values).all())
+    scores, baselines = evaluation.scores, evaluation.baselines
+    invalid = [score.key for score in scores if not np.isfinite([score.bits_per_dim, *score.log_prob_by_class]).all()]
+    valid = not invalid
+    values = np.array([score.bits_per_dim for score in scores])
     estimate = Estimate.of(values) if valid else None
-    parts = np.mean([score.parts for score in evaluation.scores], axis=0).tolist() if valid else None
-    baselines: dict[str, dict[str, float | str | None]] = {}
-    for baseline in evaluation.baselines:
-        if baseline.bits_per_dim is None:
-            baselines[baseline.name] = {"bits_per_dim": None, "reason": baseline.reason}
-        elif valid:
-            difference = Estimate.of(values - np.asarray(baseline.bits_per_dim))
-            baselines[baseline.name] = {
-                "bound": "elbo",
-                "num_noise_samples": 1,
-                "bits_per_dim": Estimate.of(baseline.bits_per_dim).mean,
-                "model_minus_baseline": difference.mean,
-                "standard_error": difference.standard_error,
-            }
+    parts = np.mean([score.parts for score in scores], axis=0).tolist() if valid else None
+    by_class = valid and all(score.log_prob_by_class for score in scores)
     return {
         "bits_per_dim": estimate.mean if estimate else None,
         "standard_error": estimate.standard_error if estimate else None,
         "num_images": len(values),
         **evaluation.facts,
-        "classes": summarize_classes(evaluation.scores, evaluation.facts["num_dims"]) if valid and by_class else None,
+        "classes": summarize_classes(scores, evaluation.facts["num_dims"]) if by_class else None,
         "parts": {"dequantisation": parts[0], "levels": parts[1:]} if parts else None,
-        "baselines": baselines,
+        "baselines": {each.name: _compare(values, each) for each in baselines if valid or each.bits_per_dim is None},
         "valid": valid,
-        "invalid_keys": [
-            score.key
-            for score in evaluation.scores
-            if not np.isfinite([score.bits_per_dim, *score.log_prob_by_class]).all()
-        ],
+        "invalid_keys": invalid,
+    }
+
+
+def _compare(values: np.ndarray, baseline: Baseline) -> dict[str, Any]:
+    """Return the entry of bpd.json about a baseline, given the bits/dim of the images under the model."""
+    if baseline.bits_per_dim is None:
+        return {"bits_per_dim": None, "reason": baseline.reason}
+    difference = Estimate.of(values - np.asarray(baseline.bits_per_dim))
+    return {
+        "bound": "elbo",
+        "num_noise_samples": 1,
+        "bits_per_dim": Estimate.of(baseline.bits_per_dim).mean,
+        "model_minus_baseline": difference.mean,
+        "standard_error": difference.standard_error,
     }
 
 
