@@ -1,4 +1,4 @@
-"""Which half of a state a coupling changes, given the other half; or all of it, given the context."""
+"""Masks: which half of the state a coupling changes, and which half its network sees."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from torch import Tensor
 
 
 class Mask(Protocol):
-    """Cuts a state in two halves, and puts them together again."""
+    """Cuts a state into x_a, which the network sees, and x_b, which the coupling changes."""
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the half that is given and the half that is changed."""
+        """Return x_a and x_b."""
 
     def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
-        """Undo ``split``."""
+        """Return the whole state: the inverse of ``split``."""
 
     def given(self, x_a: Tensor) -> Tensor:
-        """Return what the network sees of the given half."""
+        """Return the input of the network."""
 
     def changed(self, output: Tensor) -> Tensor:
-        """Return that part of the network's output that belongs to the changed half."""
+        """Return the part of the network's output that belongs to x_b."""
 
 
 class ChannelMask:
-    """One half of the channels, or of a vector, is given, the other changed: ``[N, C, ...]``, C of 2 or more.
+    """Cut the channels ``[N, C, ...]`` in two halves; C is 2 or more.
 
-    The first half is given at parity 0, the second at parity 1. Of an odd C the first half has one more.
+    At parity 0, x_a is the first half and x_b the second; at parity 1 it is the other way round. With an odd C, the
+    first half has one channel more.
 
     Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP, arXiv 1605.08803), section 3.4.
     """
@@ -36,21 +37,21 @@ class ChannelMask:
         self.parity = parity
 
     def sizes(self, num_channels: int) -> tuple[int, int]:
-        """Return how many channels are given, and how many changed."""
+        """Return the number of channels of x_a and of x_b."""
         first = (num_channels + 1) // 2
         return (num_channels - first, first) if self.parity else (first, num_channels - first)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the given and the changed half."""
+        """Return x_a and x_b."""
         first, second = x.chunk(2, dim=1)
         return (second, first) if self.parity else (first, second)
 
     def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
-        """Put them together."""
+        """Return the whole state."""
         return torch.cat([x_b, x_a] if self.parity else [x_a, x_b], dim=1)
 
     def given(self, x_a: Tensor) -> Tensor:
-        """Return the half itself."""
+        """Return x_a itself."""
         return x_a
 
     def changed(self, output: Tensor) -> Tensor:
@@ -59,9 +60,10 @@ class ChannelMask:
 
 
 class CheckerboardMask:
-    """Pixels with ``row + column + parity`` even are given, the others changed: ``[N, C, H, W]``, W even.
+    """Cut the pixels ``[N, C, H, W]``, W even, like a checkerboard.
 
-    Halves are ``[N, C, H, W/2]``; the network sees all pixels, the changed ones as 0.
+    x_a has the pixels with an even ``row + column + parity``. x_a and x_b are ``[N, C, H, W/2]``.
+    The network sees an image ``[N, C, H, W]`` in which the pixels of x_b are 0.
 
     Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP, arXiv 1605.08803), section 3.4.
     """
@@ -70,23 +72,23 @@ class CheckerboardMask:
         self.parity = parity
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return given and changed pixels."""
-        left, right = x.unflatten(-1, (-1, 2)).unbind(-1)
+        """Return x_a and x_b."""
+        left, right = x.unflatten(-1, (-1, 2)).unbind(-1)  # [N, C, H, W/2] each
         given_is_left = self._given_is_left(x)
         return torch.where(given_is_left, left, right), torch.where(given_is_left, right, left)
 
     def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
-        """Put them together."""
+        """Return the whole state."""
         given_is_left = self._given_is_left(x_a)
         pairs = torch.where(given_is_left, x_a, x_b), torch.where(given_is_left, x_b, x_a)
         return torch.stack(pairs, dim=-1).flatten(-2)
 
     def given(self, x_a: Tensor) -> Tensor:
-        """Return the image of the given pixels, ``[N, C, H, W]``."""
+        """Return x_a as an image ``[N, C, H, W]``, with 0 for the other pixels."""
         return self.join(x_a, torch.zeros_like(x_a))
 
     def changed(self, output: Tensor) -> Tensor:
-        """Return the output at the changed pixels."""
+        """Return the output at the pixels of x_b."""
         return self.split(output)[1]
 
     def _given_is_left(self, x: Tensor) -> Tensor:
@@ -95,18 +97,18 @@ class CheckerboardMask:
 
 
 class EmptyMask:
-    """Nothing is given and all is changed, ``[N, C, ...]``: the network sees the context alone."""
+    """Change the whole state ``[N, C, ...]``: x_a is empty, and the network sees the context only."""
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return no channels, and all."""
+        """Return x_a, which has no channels, and x_b, the whole state."""
         return x[:, :0], x
 
     def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
-        """Return all."""
+        """Return x_b, the whole state."""
         return x_b
 
     def given(self, x_a: Tensor) -> Tensor:
-        """Return no channels."""
+        """Return x_a, which has no channels."""
         return x_a
 
     def changed(self, output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Planar flow: space is drawn out or in across a plane."""
+"""Planar flow: stretch or squeeze space across a plane."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch.nn import functional as F
 from glow.bijectors.base import Bijector
 from glow.bijectors.root import solve_increasing
 
-SOFTPLUS_OF_NOTHING = math.log(math.e - 1)  # where softplus is 1
+SOFTPLUS_OF_NOTHING = math.log(math.e - 1)  # softplus of this is 1
 
 
 class Planar(Bijector):
     """``z = x + u_hat tanh(y)`` with ``y = w^T x + b``; x is ``[N, D]``.
 
-    logdet ``log(1 + w^T u_hat (1 - tanh(y)^2))``. It is invertible where ``w^T u_hat > -1``, as in ``u_hat = u +
-    (m(w^T u) - w^T u) w / |w|^2``, for which it is ``m(w^T u)``, with ``m(t) = softplus(t + log(e - 1)) - 1``. The
-    paper's m lacks the constant: with it m(0) = 0, so that u_hat is 0 where u is (at first, when the map is the
-    identity), and stays bounded where w comes near 0.
+    logdet ``log(1 + w^T u_hat (1 - tanh(y)^2))``. The map starts as the identity.
 
-    Inverse: ``w^T z + b = y + w^T u_hat tanh(y)`` grows with y, which lies within ``|w^T u_hat|`` of it; Newton steps
-    within this bracket, or bisections. Cost: two products with a vector; for the inverse besides a tanh for each
-    iteration, 100 at most.
+    It is invertible when ``w^T u_hat > -1``. That holds for ``u_hat = u + (m(w^T u) - w^T u) w / |w|^2`` with ``m(t) =
+    softplus(t + log(e - 1)) - 1``, because then ``w^T u_hat = m(w^T u)``. The paper's m lacks the constant log(e - 1).
+    With it m(0) = 0: u_hat is 0 where u is 0, and it stays bounded when w comes near 0.
+
+    Inverse: ``w^T z + b = y + w^T u_hat tanh(y)`` is solved for y by Newton steps and bisections. The solution lies
+    within ``|w^T u_hat|`` of the left side. Cost: two products with a vector; the inverse also needs one tanh an
+    iteration, for at most 100 iterations.
 
     Source: Rezende & Mohamed 2015 (arXiv 1505.05770), equations 10 to 13 and appendix A.1.
     """
@@ -33,7 +34,7 @@ class Planar(Bijector):
         super().__init__()
         self.w = nn.Parameter(torch.randn(num_dims))
         self.u = nn.Parameter(torch.zeros(num_dims))
-        # The plane goes through a random point; through 0, all planes of a flow would meet there.
+        # The plane goes through a random point. Otherwise all planes of a flow would meet at 0.
         self.b = nn.Parameter(-(self.w.detach() @ torch.randn(num_dims)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -61,6 +62,6 @@ class Planar(Bijector):
 
 
 def _log_derivative(y: Tensor, slope: Tensor) -> Tensor:
-    """Return ``log(1 + w^T u_hat (1 - tanh(y)^2))``, of a sum of positive terms."""
+    """Return ``log(1 + w^T u_hat (1 - tanh(y)^2))``, computed as the log of a sum of positive terms."""
     square = y.tanh().square()
     return (square + slope * (1 - square)).log()

@@ -1,4 +1,4 @@
-"""Radial flow: space is drawn out or in around a point."""
+"""Radial flow: stretch or squeeze space around a point."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from glow.bijectors.base import Bijector
 class Radial(Bijector):
     """``z = x + beta (x - x0) / (alpha + r)`` with ``r = |x - x0|``; x is ``[N, D]``.
 
-    logdet ``(D - 1) log(1 + beta / (alpha + r)) + log(1 + alpha beta / (alpha + r)^2)``. With ``alpha = softplus(a)``
-    and ``beta = softplus(b) - alpha``, alpha > 0 and beta > -alpha whatever is learned: z keeps its direction from x0,
-    and its distance grows with r. It is the identity at first.
+    logdet ``(D - 1) log(1 + beta / (alpha + r)) + log(1 + alpha beta / (alpha + r)^2)``. The map starts as identity.
 
-    Inverse: ``|z - x0| = r (1 + beta / (alpha + r))`` is a quadratic in r, ``r^2 + (alpha + beta - |z - x0|) r = alpha
-    |z - x0|``, with one root that is not negative. Cost: a few operations a number, in either direction.
+    The parameters are a and b, with ``alpha = softplus(a)`` and ``beta = softplus(b) - alpha``. So alpha > 0 and beta >
+    -alpha always hold, and the map is invertible: z lies in the same direction from x0 as x, at a distance that grows
+    with r.
+
+    Inverse: ``|z - x0| = r (1 + beta / (alpha + r))`` is the quadratic ``r^2 + (alpha + beta - |z - x0|) r = alpha |z -
+    x0|``, which has one root r >= 0. Cost: a few operations a number, in either direction.
 
     Source: Rezende & Mohamed 2015 (arXiv 1505.05770), equation 14 and appendix A.2.
     """
@@ -42,14 +44,14 @@ class Radial(Bijector):
         offset = z - self.center
         distance = torch.linalg.vector_norm(offset, dim=1)
         linear = total - distance
-        # Of the two formulas for the root, the one that subtracts nothing.
+        # There are two formulas for the root. Take the one without a subtraction, which would lose digits.
         larger = (linear.abs() + (linear.square() + 4 * alpha * distance).sqrt()) / 2
         r = torch.where(linear > 0, alpha * distance / larger, larger)
         stretch = _stretch(r, alpha, total)
         return self.center + offset / stretch[:, None], -self._logdet(r, stretch, alpha, total)
 
     def _logdet(self, r: Tensor, stretch: Tensor, alpha: Tensor, total: Tensor) -> Tensor:
-        # d|z - x0| / dr, as a sum of positive terms.
+        # The derivative of |z - x0| by r, as a sum of positive terms.
         along = (r.square() + alpha * (2 * r + total)) / (alpha + r).square()
         return (len(self.center) - 1) * stretch.log() + along.log()
 

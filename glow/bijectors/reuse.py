@@ -1,4 +1,4 @@
-"""Results that depend on the parameters of a module alone, kept while those do not change."""
+"""Keep what a module computes from its parameters until they change: inverse matrices, folded weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ Result = TypeVar("Result")
 
 
 class Reusing(nn.Module):
-    """A module that may keep what it computes of its parameters, in eval mode and where no gradients are recorded.
+    """A module that keeps results computed from its parameters, in eval mode and while no gradients are recorded.
 
-    Optimisers that are fused change parameters without advancing their version. But before they can, gradients are
-    recorded, mostly in training mode: ``train``, ``reuse`` and ``forget`` take that as a sign to forget all.
-    Parameters may be put in the place of others, but not modules, once something was kept.
+    A kept result is dropped when a parameter is replaced or changed in place, which advances its version. Fused
+    optimisers change parameters without advancing the version. But gradients are recorded before an optimiser can step,
+    so ``train``, ``forget`` and ``reuse`` drop all results in training mode or while gradients are recorded. After the
+    first kept result, parameters may be replaced, submodules may not.
 
-    ``may_reuse`` is False where parameters change unseen: sharded ones are gathered again and again to one address.
+    Attributes:
+        may_reuse: False turns this off, for sharded parameters: they are gathered again and again to the same address.
     """
 
     def __init__(self) -> None:
@@ -34,20 +36,20 @@ class Reusing(nn.Module):
         return super().train(mode)
 
     def forget(self) -> None:
-        """Keep nothing of what was computed before, where gradients are recorded."""
+        """Drop all kept results if gradients are recorded."""
         if torch.is_grad_enabled():
             self._kept = {}
 
     def reuse(self, compute: Callable[[], Result], *key: object) -> Result:
-        """Return what ``compute`` gives, or gave before under the same key and with the same parameters."""
+        """Return ``compute()``, or its kept result for the same key and unchanged parameters."""
         if torch.compiler.is_compiling():
             return compute()
         if torch.is_grad_enabled() or self.training or not self.may_reuse:
             self._kept = {}
             return compute()
-        # Another in-place change advances the version (load_state_dict, swap of averaged weights), but for writing
-        # through ``.data``. The aliases keep the memory from being reused at its address.
-        if not self._owned:  # going through all modules takes as long as a small layer
+        # load_state_dict and a swap of averaged weights advance the version; writing through ``.data`` does not. The
+        # detached aliases keep the memory alive, so that no other tensor gets its address.
+        if not self._owned:  # a walk through all modules takes as long as a small layer
             self._owned = [module._parameters for module in self.modules()]
         parameters = [parameter for owned in self._owned for parameter in owned.values() if parameter is not None]
         state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]

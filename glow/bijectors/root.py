@@ -1,4 +1,4 @@
-"""Solving an increasing function for its argument, number by number, with the gradients of the implicit function."""
+"""Solve ``function(x) = y`` for x, elementwise, with the right gradients."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ import torch
 from torch import Tensor
 
 MAX_ITERATIONS = 100
-MAX_LOG_STEP = 80.0  # where the function is flat, a Newton step would overflow; it leaves the bracket anyway
+MAX_LOG_STEP = 80.0  # a longer Newton step would overflow; it leaves the bracket anyway
 
 Increasing = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def solve_increasing(function: Increasing, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return x with ``function(x) = y``, differentiable in ``y`` and in what the function depends on.
+    """Return the x with ``function(x) = y``, differentiable in ``y`` and in the parameters of the function.
 
     Args:
-        function: Maps x, of the shape of ``y``, to its value and the logarithm of its derivative, number by number.
-        y: Values.
-        low: Where the function is at most y.
-        high: Where it is at least y.
+        function: An increasing elementwise function; it returns its value and the logarithm of its derivative, of the
+            shape of x.
+        y: The value to reach.
+        low: A lower bound of x, of the shape of y.
+        high: An upper bound.
     """
     x = _solve(function, y, low, high)
     value, log_derivative = function(x)
-    # A Newton step of length 0, for its gradients: those of the implicit function.
+    # A Newton step of length 0. Its gradients are those of the implicit function theorem.
     excess = value - y
     return x - (excess - excess.detach()) * (-log_derivative.detach()).clamp(max=MAX_LOG_STEP).exp()
 
 
 @torch.no_grad()
 def _solve(function: Increasing, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return x with ``function(x) = y``.
+    """Find x by Newton steps inside a bracket.
 
-    A Newton step that leaves the bracket, or that is not half as long as the step before, is replaced by a bisection.
+    A bisection replaces a Newton step that leaves the bracket, or that is longer than half the step before.
     """
     x = (low + high) / 2
     epsilon = torch.finfo(y.dtype).eps
@@ -41,7 +42,7 @@ def _solve(function: Increasing, y: Tensor, low: Tensor, high: Tensor) -> Tensor
     for iteration in range(MAX_ITERATIONS):
         value, log_derivative = function(x)
         excess = value - y
-        # As near as rounding lets it come; from there, further steps would only lead away.
+        # x is as exact as rounding allows; more steps would make it worse.
         is_solved = (excess.abs() <= 4 * epsilon * (1 + y.abs())) | (last_move <= epsilon * (1 + x.abs()))
         if iteration % 4 == 3 and bool(is_solved.all()):
             break

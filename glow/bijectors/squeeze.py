@@ -1,4 +1,4 @@
-"""Squeeze: space to depth."""
+"""Squeeze: 2x2 blocks of pixels become channels (space to depth)."""
 
 from __future__ import annotations
 

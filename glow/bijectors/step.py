@@ -1,4 +1,4 @@
-"""Flow step: ActNorm, mixing of the channels, coupling; the first two as one affine map of each pixel."""
+"""One step of the flow: ActNorm, 1x1 convolution, coupling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ Map = tuple[Tensor, Tensor]
 
 
 class FlowStep(Composition, Reusing):
-    """ActNorm, mixing of the channels, coupling.
+    """ActNorm, a 1x1 convolution or permutation, a coupling; x is ``[N, C, H, W]``.
+
+    ActNorm and a 1x1 convolution run as one affine map of each pixel. The parameters keep the names that they have in
+    the three bijectors.
+
+    Attributes:
+        compiled: The compiled step, or None; see ``execution.compiling``.
 
     Source: Kingma & Dhariwal 2018, table 1.
     """
@@ -24,7 +30,6 @@ class FlowStep(Composition, Reusing):
     def __init__(self, actnorm: ActNorm, mixing: Bijector, coupling: Bijector) -> None:
         super().__init__(actnorm, mixing, coupling)
         if isinstance(mixing, Conv1x1):
-            # Parameters keep the names that they have in the three.
             self._parts: Sequence[Bijector] = (_NormalizedConv1x1(actnorm, mixing, self.reuse), coupling)
         else:
             self._parts = (actnorm, mixing, coupling)
@@ -33,7 +38,7 @@ class FlowStep(Composition, Reusing):
 
     @property
     def parts(self) -> Sequence[Bijector]:
-        """Return what is applied, first to last."""
+        """The bijectors that run, in order: the first two may be merged."""
         return self._parts
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -45,13 +50,13 @@ class FlowStep(Composition, Reusing):
         return super().forward(x, context)
 
     def apply_parts(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map data to latents, laid out as channels last: what is compiled."""
+        """Map data to latents, with z in the memory layout channels_last. This is the function that is compiled."""
         z, logdet = super().forward(x, context)
         return z.contiguous(memory_format=torch.channels_last), logdet
 
 
 class _NormalizedConv1x1(Bijector):
-    """``z = W (x + bias) * exp(log_scale)``: one product and one addition for each pixel of ``[N, C, H, W]``."""
+    """``z = W ((x + bias) * exp(log_scale))``: one product and one addition for each pixel of ``[N, C, H, W]``."""
 
     def __init__(self, actnorm: ActNorm, conv: Conv1x1, reuse: Callable[[Callable[[], Map]], Map]) -> None:
         super().__init__()
@@ -78,5 +83,5 @@ class _NormalizedConv1x1(Bijector):
         return affine(z, *self.reuse(self._inverse_map))
 
     def _inverse_map(self) -> Map:
-        """Return matrix and offset."""
+        """Return matrix and offset of the inverse map."""
         return self.conv.compute_inverse_weight() * (-self.actnorm.log_scale).exp()[:, None], -self.actnorm.bias

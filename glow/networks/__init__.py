@@ -1,4 +1,4 @@
-"""What couplings compute with: networks of images and vectors, and how they are made fast."""
+"""The networks of couplings, for images and vectors; and the matrix products that make them fast."""
 
 from glow.networks.convolutional import CouplingNet
 from glow.networks.gated import GatedNet

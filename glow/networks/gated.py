@@ -11,15 +11,17 @@ from glow.networks.layers import ContextConv2d, ZeroConv2d
 
 
 class GatedNet(Network):
-    """A 3x3 convolution, blocks of a gated convolution and gated attention, and a zero-initialised 3x3 convolution.
+    """A 3x3 convolution, residual blocks, and a zero-initialised 3x3 convolution.
+
+    A block is a gated convolution and gated self-attention.
 
     Args:
-        in_channels: Of the input.
-        hidden_channels: Of all blocks; divisible by 4, the number of attention heads.
-        out_channels: Of the output.
-        size: Height and width; attention knows where a pixel lies.
-        num_blocks: Residual blocks.
-        context_channels: Of the context, which is added before the blocks by a 1x1 convolution. 0: none.
+        in_channels: Channels of the input ``[N, in_channels, H, W]``.
+        hidden_channels: Channels of all blocks; divisible by 4, the number of attention heads.
+        out_channels: Channels of the output ``[N, out_channels, H, W]``.
+        size: H and W; the attention has learned positions.
+        num_blocks: Number of blocks.
+        context_channels: Channels of the context, which a 1x1 convolution adds before the blocks. 0: none.
 
     Source: Ho, Chen, Srinivas, Duan & Abbeel 2019 (Flow++, arXiv 1902.00275), section 3.3.
     """
@@ -44,7 +46,7 @@ class GatedNet(Network):
         self.last = ZeroConv2d(hidden_channels, out_channels)
 
     def compute(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """Apply the convolutions and blocks."""
+        """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``."""
         hidden = self.first(x)
         if self.context is not None:
             hidden = hidden + self.context(context)
@@ -52,7 +54,7 @@ class GatedNet(Network):
 
 
 class GatedConv(nn.Module):
-    """``LayerNorm(x + a * sigmoid(b))`` with ``(a, b)`` by a 3x3 and a 1x1 convolution of concatenated ELUs."""
+    """``LayerNorm(x + a * sigmoid(b))``; a 3x3 and a 1x1 convolution of concatenated ELUs return ``(a, b)``."""
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class GatedConv(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """``LayerNorm(x + a * sigmoid(b))`` with ``(a, b)`` by self-attention of 4 heads over all pixels."""
+    """``LayerNorm(x + a * sigmoid(b))``; self-attention of 4 heads over all pixels returns ``(a, b)``."""
 
     def __init__(self, num_channels: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -78,10 +80,10 @@ class GatedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, C, H, W]`` to the same shape."""
-        heads = self.project(x + self.position).flatten(2).unflatten(1, (3, 4, -1))
-        query, key, value = heads.transpose(-1, -2).unbind(1)  # each [N, heads, H W, C / heads]
-        attended = F.scaled_dot_product_attention(query, key, value)
-        hidden = self.gate(attended.transpose(-1, -2).reshape(x.shape))
+        heads = self.project(x + self.position).flatten(2).unflatten(1, (3, 4, -1))  # [N, 3, heads, C / heads, H W]
+        query, key, value = heads.transpose(-1, -2).unbind(1)  # [N, heads, H W, C / heads] each
+        attended = F.scaled_dot_product_attention(query, key, value)  # [N, heads, H W, C / heads]
+        hidden = self.gate(attended.transpose(-1, -2).reshape(x.shape))  # [N, 2 C, H, W]
         return _normalize(self.norm, x + F.glu(hidden, dim=1))
 
 

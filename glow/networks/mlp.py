@@ -12,14 +12,19 @@ from glow.networks.base import Network
 
 
 class MLP(Network):
-    """Linear layers with SiLU between them, which leaves the density without creases; the last one is 0 at first.
+    """Linear layers with SiLU between them; the last one is zero-initialised.
+
+    SiLU is smooth, so the density of the flow is smooth too.
 
     Args:
-        in_features: Of the input.
-        hidden_features: Of every hidden layer.
-        out_features: Of the output.
-        context_features: Of the context ``[N, context_features]``, which is put beside the input. 0: none.
+        in_features: Numbers of the input ``[N, in_features]``.
+        hidden_features: Numbers of every hidden layer.
+        out_features: Numbers of the output ``[N, out_features]``.
+        context_features: Numbers of the context ``[N, context_features]``, which is concatenated to the input. 0: none.
         num_hidden_layers: 1 or more.
+
+    Raises:
+        ValueError: in forward, when the network takes a context and it is missing or has another width.
 
     Source: Ramachandran, Zoph & Le 2017 (arXiv 1710.05941) for SiLU, under the name of swish.
     """
@@ -42,11 +47,7 @@ class MLP(Network):
         nn.init.zeros_(self.last.bias)
 
     def compute(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """Map ``[N, in_features]`` to ``[N, out_features]``.
-
-        Raises:
-            ValueError: without a context, when there is to be one, or for one of another width.
-        """
+        """Map ``[N, in_features]`` to ``[N, out_features]``."""
         if self.context_features:
             if context is None:
                 raise ValueError("this model is conditional: it needs a context")

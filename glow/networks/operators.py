@@ -1,4 +1,4 @@
-"""Functions that a compiler takes as they are: operators of torch, called in place of what they do step by step."""
+"""Operators of torch: functions that torch.compile calls as a whole instead of looking into them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _LIBRARY = torch.library.Library("glow", "DEF")
 
 
 def operator(schema: str, shape: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Make a function an operator ``torch.ops.glow.*`` while it is compiled; otherwise it is just called.
+    """Turn a function into the operator ``torch.ops.glow.*`` for compiled code; other code calls the function itself.
 
     Args:
-        schema: Name, arguments and results, as torch writes them; results share no memory with arguments.
-        shape: Returns, for the same arguments, results of the same shapes, strides and dtypes, of any content.
+        schema: Name, arguments and results, in torch's notation. Results must not share memory with arguments.
+        shape: Takes the same arguments and returns results of the same shapes, strides and dtypes, with any content.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema)

@@ -1,4 +1,4 @@
-"""Three dense layers that are applied to every row of a matrix, computed a block of rows at a time."""
+"""Three dense layers for every row of a matrix, computed one block of rows at a time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.autograd.function import once_differentiable
 
 from glow.networks.operators import operator
 
-# Of a hidden layer for each thread: products of fewer rows are slower, more rows do not stay in the caches.
+# Size of a hidden layer in one block, per thread. Smaller products are slower; larger ones do not stay in the caches.
 BLOCK_BYTES = 1 << 20
 
 
 def three_layers(rows: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], last: Tensor) -> Tensor:
     """Return ``relu(relu(rows W1^T + b1) W2^T + b2) W3^T``, ``[P, out]``.
 
-    On a CPU a block of rows goes through all layers while it is in the cache, forwards and backwards: passes over
-    hidden layers that lie in main memory would take as long as the products.
+    On a CPU, each block of rows goes through all layers while it is in the cache, in the forward and in the backward
+    pass. Hidden layers in main memory would make the passes over them as slow as the products.
 
     Args:
         rows: ``[P, in]``; all tensors have one dtype.
@@ -43,12 +43,12 @@ def _empty_results(
 def _forward(
     rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, num_kept: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output, and both hidden layers of the first ``num_kept`` rows: of all or of none."""
+    """Return the output, and both hidden layers of the first ``num_kept`` rows: all rows or none."""
     output, hidden1, hidden2 = _empty_results(rows, w1, b1, w2, b2, w3, num_kept)
     inputs, outputs = _blocks(len(w1), rows, output)
     if num_kept:
         hidden = _blocks(len(w1), hidden1, hidden2)
-    else:  # one block for all
+    else:  # all blocks share the memory of one
         hidden = [(rows.new_empty(len(inputs[0]), len(w)),) * len(inputs) for w in (w1, w2)]
     w1, w2, w3 = w1.T, w2.T, w3.T
     for x, h1, h2, out in zip(inputs, *hidden, outputs, strict=True):
@@ -108,14 +108,14 @@ class _ThreeLayers(torch.autograd.Function):
 
 
 def _relu_backward(gradient: Tensor, output: Tensor) -> None:
-    """Set the gradient to 0, in place, where the output of the ReLU is."""
+    """Set the gradient to 0, in place, where the output of the ReLU is 0."""
     torch.ops.aten.threshold_backward.grad_input(gradient, output, 0, grad_input=gradient)
 
 
 def _blocks(width: int, *matrices: Tensor) -> list[tuple[Tensor, ...]]:
-    """Cut matrices of equally many rows, on a GPU into one block each."""
+    """Cut matrices of equal length into blocks of rows; on a GPU there is one block."""
     like = matrices[0]
     size = max(1, len(like))
-    if like.device.type == "cpu" and like.element_size() >= 4:  # products of halves are added up in one piece
+    if like.device.type == "cpu" and like.element_size() >= 4:  # halves: sums over blocks would be rounded
         size = max(1, torch.get_num_threads() * BLOCK_BYTES // (width * like.element_size()))
     return [matrix.split(size) for matrix in matrices]
