@@ -36,6 +36,11 @@ ONLY_IN = {
     "accelerate": {
         "glow.parallel",
         "glow.training.trainer",
+        "glow.training.starting",
+        "glow.training.validation",
+        "glow.training.progress",
+        "glow.training.drift",
+        "glow.training.skipped",
         "pipelines.train",
         "glow.benchmarking.contestants",
     },

@@ -16,8 +16,8 @@ from glow.config import BenchmarkRun
 from glow.data.read.batch import Share
 from glow.data.read.manifest import Dataset
 from glow.planning.measuring import random_inputs
+from glow.training.batch import TrainingBatch
 from glow.training.tasks.images import ImageTask
-from glow.training.trainer import TrainingBatch
 
 NUM_BATCHES = 2
 

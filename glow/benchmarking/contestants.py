@@ -21,7 +21,8 @@ from glow.parallel.build import lay_out
 from glow.parallel.placement import place
 from glow.planning.measuring import allocations
 from glow.planning.memory import process_memory
-from glow.training.trainer import Trainer, TrainingBatch
+from glow.training.batch import TrainingBatch
+from glow.training.trainer import Trainer
 
 TEMPERATURE = 0.7
 

@@ -1,17 +1,21 @@
-"""Processes that are to do the same tell each other what they are about to do."""
+"""Processes agree: they compare what they are about to do, or follow the main process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
-from accelerate.utils import gather_object
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+
+Decision = TypeVar("Decision")
 
 
 def check_agreement(facts: Mapping[str, object]) -> None:
-    """Raise on all processes when one of them tells another fact than process 0, or more or fewer (a collective).
+    """Check that all processes have the same facts (a collective).
 
     Raises:
-        ValueError: names the process and the fact.
+        ValueError: on all processes; names a process that differs from process 0, and the fact.
     """
     everyone = gather_object([dict(facts)])
     for rank, theirs in enumerate(everyone):
@@ -20,3 +24,8 @@ def check_agreement(facts: Mapping[str, object]) -> None:
                 raise ValueError(
                     f"process {rank} has another {name} than process 0: {theirs.get(name)}, not {everyone[0].get(name)}"
                 )
+
+
+def decided_by_main(decide: Callable[[], Decision], accelerator: Accelerator) -> Decision:
+    """Let the main process decide, and return its decision on all processes (a collective)."""
+    return broadcast_object_list([decide() if accelerator.is_main_process else None])[0]

@@ -43,6 +43,25 @@ def place(run: TrainRun, rank: int, num_processes: int) -> Placement:
     return Placement(rank % num_replicas, num_replicas, rank // num_replicas, config.stages)
 
 
+def check_validation(run: TrainRun, num_images: int, num_processes: int) -> None:
+    """Check that each process has something to validate, where all take part in every batch.
+
+    Args:
+        run: The configuration.
+        num_images: Images of the validation split.
+        num_processes: Number of processes.
+
+    Raises:
+        ValueError: when there are fewer images than processes.
+    """
+    count = min(num_images, run.train.num_validation_images or num_images)
+    if run.parallel.mode in ("fsdp", "hsdp") and count < num_processes:
+        raise ValueError(
+            f"train.num_validation_images: {count} images to validate on, but with parallel.mode {run.parallel.mode} "
+            f"each of {num_processes} processes needs one"
+        )
+
+
 def _check_batches(run: TrainRun, num_stages: int, num_replicas: int) -> None:
     """Check that every pipeline gets the same number of equal microbatches, and enough of them."""
     share, rest = divmod(run.train.batch_size, num_replicas)

@@ -14,7 +14,7 @@ from glow.networks.mlp import MLP
 from glow.policy.environment import ACTION_DIMS, STATE_DIMS, Environment
 from glow.policy.policy import Policy
 from glow.randomness import generator
-from glow.training.trainer import TrainingDiverged
+from glow.training.diagnosis import TrainingDiverged
 
 # SiLU is nearly a parabola from -1 to 1. Without the scale, critics would stay nearly parabolas for long.
 INPUT_SCALE = 3.0

@@ -1,4 +1,4 @@
-"""Where in a model numbers ceased to be finite."""
+"""A training that diverges, and the place in the model where numbers ceased to be finite."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from glow.parallel.layout import Layout
 from glow.parallel.tensors import local
 
 
+class TrainingDiverged(ValueError):
+    """Loss or gradient is not finite any more."""
+
+
+def find_nonfinite(layout: Layout, inputs: Iterable[list[Tensor]]) -> str:
+    """Return where numbers ceased to be finite: a module, a parameter, or another process (a collective)."""
+    return first_nonfinite_module(layout, inputs) or last_nonfinite_gradient(layout.model) or "another process"
+
+
 @torch.no_grad()
 def first_nonfinite_module(layout: Layout, inputs: Iterable[list[Tensor]]) -> str | None:
-    """Run the model once more (a collective) and return the name of the first innermost module that makes of finite
-    tensors others.
+    """Run the model once more (a collective).
+
+    Returns:
+        The first innermost module whose inputs are finite and whose outputs are not; None if there is none.
     """
     found: list[str] = []
 
@@ -41,6 +52,6 @@ def _are_finite(values: Iterable[object]) -> bool:
 
 
 def last_nonfinite_gradient(model: nn.Module) -> str | None:
-    """Return the name of the deepest parameter with a non-finite gradient: those before it caught it from there."""
+    """Return the deepest parameter with a non-finite gradient, from where those before it got theirs; None without."""
     names = [name for name, p in model.named_parameters() if p.grad is not None and not local(p.grad).isfinite().all()]
     return names[-1] if names else None

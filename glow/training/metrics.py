@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch.utils.tensorboard import SummaryWriter
+
+from glow.config import TrainRun, config_to_dict
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -107,6 +110,13 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
             if number < len(lines) - 1:
                 raise ValueError(f"{path}: line {number + 1} is not a JSON object with a step") from error
     return parsed
+
+
+def write_record(run: TrainRun, device: torch.device, num_processes: int) -> None:
+    """Write config.yaml and environment.json."""
+    output = Path(run.output)
+    write_environment(output, device, num_processes)
+    (output / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run), sort_keys=False))
 
 
 def write_environment(run: str | Path, device: torch.device, num_processes: int) -> None:

@@ -7,13 +7,13 @@ import torch
 from conftest import run_ranks
 from training_runs import assert_same_checkpoint, comparable, options
 
-from glow.training import loss_scale
+from glow.training import loss_scale, starting
 from glow.training.checkpoints.manager import find_checkpoint
 from glow.training.checkpoints.reading import read_state, read_tensors
+from glow.training.diagnosis import TrainingDiverged
 from glow.training.ema import EMA
 from glow.training.loss_scale import LossScale
 from glow.training.metrics import read_metrics
-from glow.training.trainer import TrainingDiverged
 from pipelines import train as train_stage
 
 
@@ -92,14 +92,14 @@ def test_scale_and_overflows_are_resumed(dataset, tmp_path, reset_accelerate, mo
 
 def test_collapsing_scale_stops_training(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(loss_scale, "FIRST_SCALE", 2.0**2)
-    build = train_stage.build_model
+    build = starting.build_model
 
     def spoiled(run, accelerator):
         model = build(run, accelerator)
         model.chain[1].bijector.bijectors[0].bias.register_hook(lambda gradient: gradient * math.inf)
         return model
 
-    monkeypatch.setattr(train_stage, "build_model", spoiled)
+    monkeypatch.setattr(starting, "build_model", spoiled)
     with pytest.raises(TrainingDiverged, match=r"step 3: .* seen in chain\.1\.\S*\.bias;.* loss scale is below 1"):
         train_stage.main(options(dataset, tmp_path, "--train.mixed_precision", "fp16", "--train.num_steps", "20"))
 

@@ -16,6 +16,7 @@ from glow.config import ParallelConfig
 from glow.training.checkpoints.models import load_model
 from glow.training.checkpoints.reading import read_state, read_tensors
 from glow.training.metrics import read_metrics
+from glow.training.stop import StopRequest
 from glow.training.tasks import images as image_task
 from pipelines import evaluate, sample
 from pipelines import train as train_stage
@@ -209,9 +210,9 @@ def test_loss_that_is_not_finite_in_one_process_ends_all_with_the_message(datase
 def train_and_stop(arguments):
     """Train with a request to stop that reaches the last process alone."""
     if os.environ["RANK"] == "1":
-        reason = train_stage.StopRequest.reason
+        reason = StopRequest.reason
         asked = iter(range(10))
-        train_stage.StopRequest.reason = lambda self: "SIGTERM" if next(asked) == 1 else reason(self)
+        StopRequest.reason = lambda self: "SIGTERM" if next(asked) == 1 else reason(self)
     train_stage.main(arguments)
 
 

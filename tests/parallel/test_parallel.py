@@ -14,7 +14,8 @@ from glow.config import OptimizerConfig, ParallelConfig, TrainConfig, TrainRun
 from glow.models.glow import Glow
 from glow.parallel.build import lay_out
 from glow.parallel.placement import place
-from glow.training.trainer import Trainer, _eval_mode
+from glow.training.trainer import Trainer
+from glow.training.validation import eval_mode
 
 MEMORY = {
     "stored": ("stored", None),
@@ -79,11 +80,11 @@ def five_steps(parallel, memory_modes, dtype="float64", batch_size=BATCH_SIZE):
         trainer = Trainer(layout, model.num_dims, run, accelerator)
         # One by one: replicas have not equally many.
         held_out = [Part(one) for one in zip(*(v.split(1) for v in part(10, 7).inputs), strict=True)]
-        with _eval_mode(layout.model):  # before training too: nothing of these weights may be kept
-            trainer._validate(held_out)
+        with eval_mode(layout.model):  # before training too: nothing of these weights may be kept
+            trainer.validate(held_out)
         steps = [trainer.train_step(part(seed))[:2] for seed in range(5)]
-        with trainer.ema.applied(layout.model), _eval_mode(layout.model):
-            score = trainer._validate(held_out)
+        with trainer.ema.applied(layout.model), eval_mode(layout.model):
+            score = trainer.validate(held_out)
             whole = layout.whole_model()
             with torch.no_grad():
                 log_prob = whole(*random_inputs(model_config, 4, getattr(torch, dtype), 20)).tolist() if whole else None

@@ -12,7 +12,7 @@ from glow.policy.exact import BestPolicy, divergence
 from glow.policy.measuring import play
 from glow.policy.report import settled_on
 from glow.policy.soft_actor_critic import SoftActorCritic
-from glow.training.trainer import TrainingDiverged
+from glow.training.diagnosis import TrainingDiverged
 
 FAST = LearnerConfig(first_alpha=0.2, lr=5e-3)
 LAYERS = {"flow": 2, "gaussian": 0}

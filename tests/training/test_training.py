@@ -30,8 +30,9 @@ from glow.parallel.layout import Replicated
 from glow.parallel.placement import Placement
 from glow.training.checkpoints.models import load_model
 from glow.training.checkpoints.reading import read_tensors
+from glow.training.diagnosis import TrainingDiverged
 from glow.training.metrics import read_metrics
-from glow.training.trainer import Trainer, TrainingDiverged
+from glow.training.trainer import Trainer
 from pipelines import train as train_stage
 
 # The train stage

@@ -19,9 +19,9 @@ from glow.evaluation.health import flow_health
 from glow.models.glow import Glow
 from glow.sampling.groups import group_size
 from glow.sampling.images import Draw, image_grid, sample_images
+from glow.training.batch import TrainingBatch
 from glow.training.metrics import BITS_PER_DIM, Scale
 from glow.training.tasks.task import Batches
-from glow.training.trainer import TrainingBatch
 
 
 class ImageTask:

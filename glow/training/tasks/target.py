@@ -18,9 +18,9 @@ from glow.inference.build import build_target, fingerprint
 from glow.inference.elbo import Elbo
 from glow.inference.posterior import draw, noise_batches, plot_posterior
 from glow.models.flow import build_flow
+from glow.training.batch import TrainingBatch
 from glow.training.metrics import ELBO_NATS, Scale
 from glow.training.tasks.task import Batches
-from glow.training.trainer import TrainingBatch
 
 
 class TargetTask:

@@ -14,8 +14,8 @@ from glow.data.read.manifest import Split
 from glow.inference.elbo import Elbo
 from glow.models.flow import Flow
 from glow.models.glow import Glow
+from glow.training.batch import TrainingBatch
 from glow.training.metrics import Scale
-from glow.training.trainer import TrainingBatch
 
 Model = Glow | Flow | Elbo
 Batches = Callable[[], Iterable[TrainingBatch]]

@@ -16,9 +16,9 @@ from glow.data.vectors.points import VectorData
 from glow.evaluation.vectors import kl_divergence, picture, plot_points
 from glow.models.flow import Flow, build_flow
 from glow.sampling.images import sample_vectors
+from glow.training.batch import TrainingBatch
 from glow.training.metrics import BITS_PER_DIM, Scale
 from glow.training.tasks.task import Batches
-from glow.training.trainer import TrainingBatch
 
 
 class VectorTask:
