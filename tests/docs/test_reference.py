@@ -19,7 +19,9 @@ def literal_texts():
 
 
 def messages():
-    return re.findall(r"^\| `(.+?)` \|", Path("docs/reference/messages.md").read_text(), re.MULTILINE)
+    """The messages in the first column of the tables of the page."""
+    cells = re.findall(r"^\| (`.+?`) \| ", Path("docs/reference/messages.md").read_text(), re.MULTILINE)
+    return [message for cell in cells for message in re.findall("`(.+?)`", cell)]
 
 
 def test_messages_of_the_page_are_in_the_code():
