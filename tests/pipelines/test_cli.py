@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from glow.config import (
     DataConfig,
     DemoRun,
     EvaluateRun,
-    ImportRun,
     InferRun,
     ModelConfig,
     PlanRun,
@@ -54,25 +52,6 @@ def test_papers_configs_are_the_papers():
     assert shapes["celebahq256"] == (6, 32)
     celeba = by_name["celebahq256"].model
     assert (celeba.coupling, celeba.num_bits, celeba.hidden_channels) == ("additive", 5, 512)
-
-
-def read_all(paths):
-    return "".join(path.read_text() for path in sorted(paths))
-
-
-def test_commands_of_the_pages_and_configurations_are_understood():
-    pages = read_all([Path("README.md"), *Path("docs").rglob("*.md")])
-    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", pages, re.MULTILINE | re.DOTALL))
-    heads = re.sub(r"^# +(Command: )?", "", read_all(Path("configs").glob("*.yaml")), flags=re.MULTILINE)
-    text = (blocks + heads).replace("\\\n", " ")
-    commands = re.findall(r"^(?:.*-m pipelines\.|glow )(\w+)(.*)$", text, re.MULTILINE)
-    classes = {"prepare": PrepareRun, "train": TrainRun, "sample": SampleRun, "evaluate": EvaluateRun}
-    classes |= {"import_checkpoint": ImportRun, "plan": PlanRun, "score": ScoreRun, "infer": InferRun}
-    classes |= {"benchmark": BenchmarkRun, "policy": PolicyRun}
-    assert {stage for stage, _ in commands} == set(classes)
-    for stage, arguments in commands:
-        words = shlex.split(arguments, comments=True)
-        parse_config(classes[stage], words, stage, positional=stage == "import_checkpoint")
 
 
 def test_options_override_files_and_earlier_options(tmp_path):

@@ -27,4 +27,3 @@ def test_configurations_open_with_purpose_result_cost_and_command(path):
     assert all(line.startswith("# ") for line in head)
     labels = [match[1] for line in head if (match := re.match(r"# (\w+):", line))]
     assert labels == ["Purpose", "Result", "Cost", "Command"]
-    assert f"--config {path.stem}" in head[-1]
