@@ -1,4 +1,4 @@
-"""Counting of arithmetic and memory by running modules on fake tensors, which have shapes and no numbers."""
+"""Count arithmetic and memory by running modules on fake tensors, which have shapes but no values."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ Run = Callable[..., tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward and backward pass took."""
+    """What one forward and one backward pass cost."""
 
     num_macs: int
     """Multiply-accumulates of the forward pass."""
     kept_bytes: int
-    """Memory that the forward pass left for the backward pass."""
+    """Memory that the forward pass keeps for the backward pass."""
     peak_bytes: int
-    """Most memory at any time, arguments, results and their gradients included."""
+    """Peak memory, with arguments, results and their gradients."""
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make while it is active, each until it is freed.
+    """While active, counts the bytes of all storages that operations allocate, until they are freed.
 
     Args:
-        known: Tensors whose storages are not counted.
+        known: Tensors that are not counted.
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
         self.live_bytes = 0
         self.peak_bytes = 0
-        self._known = [tensor.untyped_storage() for tensor in known]  # alive, so that no other takes their place
+        self._known = [tensor.untyped_storage() for tensor in known]  # keeps them alive, so that their ids stay taken
         self._seen: dict[int, weakref.ref[torch.UntypedStorage] | None] = {id(known): None for known in self._known}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the operation, and count its results."""
+        """Run an operation and count its results."""
         if func is torch.ops.aten._local_scalar_dense.default:
-            return True  # A fake tensor has no value: "is it solved?" is asked once.
+            return True  # A fake tensor has no value. This ends the loop of solve_increasing at its first check.
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
@@ -70,16 +70,15 @@ class LiveBytes(TorchDispatchMode):
 
 
 def trace(run: Run, module: nn.Module, leaves: Sequence[Tensor], holds_arguments: bool = False) -> Trace:
-    """Run ``run``, which uses ``module``, forwards and backwards. Call it, and make ``leaves``, under FakeTensorMode.
+    """Count one forward and one backward pass of ``run``. Call this, and create ``leaves``, under FakeTensorMode.
 
-    Parameters, buffers and the gradients of parameters are not counted: they are there before, as when gradients are
-    accumulated.
+    Parameters, buffers and the gradients of parameters are not counted, because they exist before the pass.
 
     Args:
-        run: Maps copies of ``leaves`` to other tensors.
-        module: Has the parameters and buffers.
+        run: The function to count; it maps copies of ``leaves`` to tensors.
+        module: The module with the parameters and buffers that ``run`` uses.
         leaves: The arguments.
-        holds_arguments: Whether something else keeps the arguments until the backward pass is over.
+        holds_arguments: Whether the caller keeps the arguments until the backward pass ends.
     """
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -88,7 +87,7 @@ def trace(run: Run, module: nn.Module, leaves: Sequence[Tensor], holds_arguments
         assert parameter.grad is not None
         known += [parameter, parameter.grad]
     with LiveBytes(known) as live:
-        # Not the leaves themselves: the graph keeps those.
+        # Copies, because the graph keeps its leaves.
         arguments = [leaf.clone() for leaf in leaves]
         with FlopCounterMode(display=False) as counter:
             results = run(*arguments)

@@ -21,7 +21,7 @@ from glow.execution.memory import ChainRunner, Tape
 from glow.execution.precision import set_compute_dtype
 from glow.models.glow import Glow, Unit
 
-# Everything is a number for each image and a number for each pass, which two batch sizes tell apart.
+# Every cost is a number per image plus a number per pass. Two batch sizes are enough to find both.
 BATCH_SIZES = (2, 4)
 
 
@@ -32,20 +32,20 @@ class UnitCost:
     num_parameters: int
     """Parameters."""
     num_buffers: int
-    """Fixed numbers beside the parameters."""
+    """Numbers in buffers, which are not trained."""
     num_macs: int
-    """Multiply-accumulates of one forward pass of one image. Those that do not depend on the number of images, of the
-    weights of 1x1 convolutions for example, are not counted."""
+    """Multiply-accumulates of the forward pass per image. Work that does not grow with the number of images, such as
+    computing the weights of 1x1 convolutions, is not counted."""
     kept_bytes: int
-    """What is kept from the forward to the backward pass, for each image."""
+    """Memory kept for the backward pass, per image."""
     kept_weight_bytes: int
-    """What is kept whatever the number of images: weights that are computed from parameters."""
+    """Memory kept for the backward pass, per pass: weights that are computed from parameters."""
     working_bytes: int
-    """What is needed besides while the unit is computed, forwards or backwards, for each image."""
+    """More memory while the unit runs, forward or backward, per image."""
     working_weight_bytes: int
-    """The same, whatever the number of images."""
+    """More memory while the unit runs, per pass."""
     state_bytes: int
-    """The state that the unit takes, for each image: what one pipeline stage hands to the next."""
+    """The input of the unit, per image: what one pipeline stage sends to the next."""
     is_step: bool
     """Whether it is a flow step."""
 
@@ -56,25 +56,27 @@ def unit_costs(
     anchor_every: int | None = None,
     network_dtype: torch.dtype = torch.float32,
 ) -> list[UnitCost]:
-    """Return the cost of each unit of ``model.chain``; that of the dequantisation is part of the first.
+    """Return the cost of each unit of ``model.chain``; the first includes the dequantisation.
 
-    One unit of each kind is run on tensors without numbers: nothing is allocated. Parameters, their gradients and the
-    optimiser's state are not part of the memory.
+    One unit of each kind runs on fake tensors, so nothing is allocated. Parameters, their gradients and the state of
+    the optimiser are not part of the memory.
 
     Args:
-        config: With image shape, and number of classes where there are any.
-        memory: Mode of ``ChainRunner``.
-        anchor_every: As of ``ChainRunner``.
-        network_dtype: In which coupling networks are computed.
+        config: The model; its image shape must be set, and its number of classes if it has classes.
+        memory: A mode of ``ChainRunner``.
+        anchor_every: As for ``ChainRunner``.
+        network_dtype: The dtype of the coupling networks.
 
     Raises:
-        ValueError: as ``Glow`` does.
+        ValueError: in the cases of ``Glow``.
     """
     return list(_unit_costs(config, memory, anchor_every, network_dtype))
 
 
 def cut(costs: Sequence[UnitCost], num_stages: int) -> list[range]:
-    """Cut the chain into runs of units, a flow step in each at least, so that the most arithmetic of a run is least.
+    """Cut the chain into pipeline stages, so that the stage with the most arithmetic has as little as possible.
+
+    Every stage has at least one flow step.
 
     Raises:
         ValueError: when there are fewer flow steps than stages.
@@ -86,8 +88,8 @@ def cut(costs: Sequence[UnitCost], num_stages: int) -> list[range]:
         )
     macs = _running_sum([cost.num_macs for cost in costs])
     steps = _running_sum([int(cost.is_step) for cost in costs])
-    # best[end]: of the first so many units in the stages up to now, the most arithmetic of one, the sum of squares (it
-    # decides between equals, as well as can be without trying all), and where the stages begin.
+    # best[end] is the best cut of the first ``end`` units into the stages so far: the most arithmetic of a stage, the
+    # sum of squares over the stages (to choose among equals), and where the stages begin.
     best: dict[int, tuple[int, int, tuple[int, ...]]] = {0: (0, 0, ())}
     for _ in range(num_stages):
         following: dict[int, tuple[int, int, tuple[int, ...]]] = {}
@@ -114,7 +116,7 @@ def _unit_costs(
     costs: list[UnitCost] = []
     has_tape = memory == "reversible"
     with FakeTensorMode(allow_non_fake_inputs=True):
-        # All steps of a level cost the same.
+        # All steps of a level cost the same, so one is enough.
         model = _ready(Glow(_with_steps(config, 1)), memory, network_dtype)
         for number, level in enumerate(model.levels):
             squeeze, step, prior = (model.chain[index] for index in level)
@@ -124,7 +126,7 @@ def _unit_costs(
             first = _unit_cost(model, step, shape, memory, holds_argument=True) if has_tape else within
             period = anchor_every or config.num_steps_per_level
             costs += [within if index % period else first for index in range(config.num_steps_per_level)]
-            # A tape keeps the state that its last step hands on.
+            # A tape keeps the output of its last step.
             costs.append(_unit_cost(model, prior, shape, holds_argument=has_tape))
             shape = (shape[0] - prior.num_latent_channels, *shape[1:])
     return tuple(costs)
@@ -135,7 +137,7 @@ def _with_steps(config: ModelConfig, num_steps: int) -> ModelConfig:
 
 
 def _ready(model: Glow, memory: str, network_dtype: torch.dtype) -> Glow:
-    """Choose modes, and let ActNorms pass without initialisation."""
+    """Set memory mode and precision, and mark the ActNorms as initialised."""
     model.set_memory(memory)
     set_compute_dtype(model, None if network_dtype == torch.float32 else network_dtype)
     for module in model.modules():
@@ -145,7 +147,7 @@ def _ready(model: Glow, memory: str, network_dtype: torch.dtype) -> Glow:
 
 
 def _dequantization_cost(model: Glow, squeeze: Unit) -> UnitCost:
-    """Return the cost of the dequantisation, and of the first unit of the chain; the batch is held all the time."""
+    """Return the cost of the dequantisation and the first unit of the chain; the batch itself is kept throughout."""
 
     def leaves(size: int) -> list[Tensor]:
         shape = (size, *model.image_shape)
@@ -162,7 +164,7 @@ def _dequantization_cost(model: Glow, squeeze: Unit) -> UnitCost:
 def _unit_cost(
     model: Glow, unit: Unit, shape: tuple[int, ...], memory: str = "stored", holds_argument: bool = False
 ) -> UnitCost:
-    """Return the cost of a unit for states of ``shape``; with ``holds_argument`` they are kept for other reasons."""
+    """Return the cost of a unit for states of ``shape``; ``holds_argument``: something else keeps its input."""
 
     def leaves(size: int) -> list[Tensor]:
         return [torch.zeros(size, *shape, requires_grad=True), torch.zeros(size, requires_grad=True)]
@@ -179,7 +181,7 @@ def _unit_cost(
 
 
 def _rebuilt(unit: Unit, x: Tensor, log_prob: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Apply a flow step that keeps nothing: one amid a tape, whose ends are not this step's."""
+    """Apply a flow step as in the middle of a tape: neither its input nor its output is kept."""
     tape = Tape(x[:0].clone(), ChainRunner("reversible"))
     tape.num_steps = 1
     z, log_prob = unit(x, log_prob, context, tape)
@@ -192,7 +194,7 @@ def _rebuilt(unit: Unit, x: Tensor, log_prob: Tensor, context: Tensor | None) ->
 
 
 def _cost(module: nn.Module, traces: Sequence[Trace], state_bytes: int, is_step: bool = False) -> UnitCost:
-    """Tell what is for each image from what is for each pass."""
+    """Separate the costs per image from the costs per pass."""
     kept = _line([each.kept_bytes for each in traces])
     working = _line([each.peak_bytes - each.kept_bytes for each in traces])
     return UnitCost(
@@ -209,7 +211,7 @@ def _cost(module: nn.Module, traces: Sequence[Trace], state_bytes: int, is_step:
 
 
 def _line(values: Sequence[int]) -> tuple[int, int]:
-    """Return slope and value at 0 of the line through the values at BATCH_SIZES."""
+    """Return slope and intercept of the line through the values at BATCH_SIZES."""
     slope = (values[1] - values[0]) // (BATCH_SIZES[1] - BATCH_SIZES[0])
     return slope, max(0, values[0] - slope * BATCH_SIZES[0])
 

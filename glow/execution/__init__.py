@@ -1,1 +1,1 @@
-"""How a model runs: what is kept for the backward pass, compilation, precision."""
+"""How a model runs: memory modes, compilation, precision."""

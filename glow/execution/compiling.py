@@ -11,16 +11,16 @@ from torch import nn
 
 from glow.bijectors.step import FlowStep
 
-# Graphs of one function: each level and size of microbatch has its own.
+# Compiled graphs of one function. Each level, and each size of microbatch, needs its own.
 MAX_GRAPHS = 64
 
 
 def compile_steps(model: nn.Module) -> None:
-    """Let the flow steps of an initialised model run compiled where gradients are recorded.
+    """Compile the flow steps of an initialised model, for passes that record gradients.
 
-    They share one compiled function, so that each level is compiled once, however many steps it has: at the first
-    training step, which takes up to a minute longer. A flow step whose input has no gradient is left as it is: it would
-    need a graph of its own. Coupling networks of plain convolutions are operators in the graphs.
+    All steps share one compiled function, so each level is compiled once, however many steps it has. That happens in
+    the first training step, which takes up to a minute longer. A step whose input needs no gradient runs uncompiled: it
+    would need another graph. The matrix products of ``CouplingNet`` are operators in the graphs.
 
     Raises:
         ValueError: when there is no C++ compiler.

@@ -1,4 +1,4 @@
-"""How a chain of units is run under autograd: what is kept for the backward pass, and what is computed again."""
+"""Memory modes: what autograd keeps for the backward pass, and what the backward pass computes again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from glow.bijectors.base import Bijector, Composition
 
 
 class Tape:
-    """A run of flow steps in one forward pass: its input and output, from which the states between are rebuilt.
+    """A run of consecutive flow steps in one forward pass; the backward pass rebuilds the states in between.
 
-    ``state`` is what the backward pass has come to. The steps' autograd functions share it, and go through it last to
-    first.
+    The autograd functions of the steps share it. The backward pass calls them in reverse order.
+
+    Attributes:
+        input: The input of the first step.
+        state: The state that the backward pass has reached; after the forward pass, the output of the last step.
+        num_steps: Number of steps.
     """
 
     def __init__(self, x: Tensor, runner: ChainRunner) -> None:
@@ -25,7 +29,7 @@ class Tape:
         self.num_steps = 0
 
     def rebuilt(self, number: int, x: Tensor) -> None:
-        """Take the input of step ``number``; that of the first step is known, and tells how far the rebuilt drifted."""
+        """Take the rebuilt input of step ``number``. For the first step, compare it with the input, then free both."""
         self.state = x
         if number == 0:
             assert self.input is not None
@@ -34,24 +38,29 @@ class Tape:
 
 
 class Link(Protocol):
-    """A unit of the chain, as far as running it goes."""
+    """What ``ChainRunner`` needs of a unit of the chain."""
 
     bijector: Bijector
 
     def __call__(
         self, x: Tensor, log_prob: Tensor, context: Tensor | None = None, tape: Tape | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Advance the state ``[N, C, H, W]`` and the running log-probability ``[N]``."""
+        """Advance the state ``[N, C, H, W]`` and the log-probability so far ``[N]``."""
 
 
 class ChainRunner:
-    """Runs the units of a chain one after the other.
+    """Runs the units of a chain one after the other, in one of three memory modes.
 
-    ``stored`` keeps what autograd asks for, ``checkpoint`` not what is inside coupling networks: they are computed
-    again in the backward pass. ``reversible`` keeps nothing of a flow step: the backward pass rebuilds the input of
-    each from its output. What rounding adds up to is ``drift``, the largest absolute difference between a rebuilt
-    state and the real one since ``reset_drift``; ``anchor_every`` steps (None: only where a level ends) the real one
-    is kept and goes on. It is a tensor on the device of the model, or None before the first backward pass.
+    ``stored``: autograd keeps everything that it needs. ``checkpoint``: it keeps nothing inside coupling networks; the
+    backward pass computes them again. ``reversible``: it keeps nothing of a flow step; the backward pass rebuilds the
+    input of each step from its output.
+
+    Rebuilding adds rounding errors. ``anchor_every`` limits them: after so many steps the backward pass starts again
+    from a state that was kept. None: once per level.
+
+    Attributes:
+        drift: The largest absolute difference between a rebuilt state and the kept one since ``reset_drift``, a scalar
+            on the device of the model; None before the first backward pass.
 
     Source: Gomez, Ren, Urtasun & Grosse 2017 (arXiv 1707.04585), section 3; Chen, Xu, Zhang & Guestrin 2016 (arXiv
     1604.06174) for ``checkpoint``.
@@ -65,7 +74,7 @@ class ChainRunner:
     def run(
         self, units: Sequence[Link], x: Tensor, log_prob: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Advance the state ``[N, C, H, W]`` and the running log-probability ``[N]`` through all units."""
+        """Advance the state ``[N, C, H, W]`` and the log-probability so far ``[N]`` through all units."""
         tape: Tape | None = None
         for unit in units:
             is_rebuilt = (
@@ -81,17 +90,17 @@ class ChainRunner:
         return x, log_prob
 
     def observe_drift(self, difference: Tensor) -> None:
-        """Take in what a rebuilt state differs by; nothing waits for the device."""
+        """Update the drift by the error of a rebuilt state, without a device sync."""
         largest = difference.abs().max()
         self.drift = largest if self.drift is None else torch.maximum(self.drift, largest)
 
     def reset_drift(self) -> None:
-        """Forget the drift of the steps before."""
+        """Start the drift anew."""
         self.drift = None
 
 
 def drift_of(model: nn.Module, *, reset: bool = False) -> Tensor | None:
-    """Return the drift of a model since the last reset, a scalar on its device; None where there is no chain to run."""
+    """Return the drift of a model since the last reset, a scalar on its device; None when there is none."""
     runner = getattr(model, "runner", None)
     if runner is None or runner.drift is None:
         return None
@@ -104,9 +113,9 @@ def drift_of(model: nn.Module, *, reset: bool = False) -> Tensor | None:
 def run_step(
     step: Composition, tape: Tape, x: Tensor, log_prob: Tensor, context: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Apply a flow step of which the backward pass rebuilds the input."""
-    # All that gradients go to has to be an argument of the function. The parameters are looked up anew in the backward
-    # pass, where sharding may have put others in their place.
+    """Apply a flow step; the backward pass rebuilds its input."""
+    # Everything that receives a gradient must be an argument. The backward pass looks the parameters up again, because
+    # sharding may have replaced them.
     return _RebuiltStep.apply(step, tape, context, x, log_prob, *step.parameters())
 
 

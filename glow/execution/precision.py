@@ -1,4 +1,4 @@
-"""Numeric precision: which parts of a model may be less than float32."""
+"""Numeric precision: float32 for the state of the flow, less only for coupling networks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import nn
 
 from glow.networks.base import Network
 
-NETWORK_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # by mixed precision; None: as the state
+NETWORK_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # None: the dtype of the state
 
 
 def use_exact_float32() -> None:
-    """Turn TF32 off, process-wide: on CUDA, float32 convolutions would otherwise keep only 10 bits of the state."""
+    """Turn TF32 off for the whole process: on CUDA it would round the inputs of float32 convolutions to 10 bits."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def set_compute_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Let all coupling networks in ``model`` run in ``dtype`` under autocast, or in that of their input (None)."""
+    """Run all coupling networks of a model in ``dtype``, under autocast. None: in the dtype of their input."""
     for module in model.modules():
         if isinstance(module, Network):
             module.compute_dtype = dtype

@@ -1,4 +1,4 @@
-"""Flow steps and coupling networks, built as the config of the model says."""
+"""Build flow steps, coupling networks and priors from the config of the model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Shape = tuple[int, int, int]
 
 
 def flow_step(shape: Shape, index: int, config: ModelConfig) -> FlowStep:
-    """Build step ``index`` of a level whose state is ``[C, H, W]``: ActNorm, mixing of channels, coupling."""
+    """Build step ``index`` of a level whose state has ``shape``: C, H, W."""
     channels, _, _ = shape
     mask = ChannelMask() if config.mask == "channels" else CheckerboardMask(index % 2)
     return FlowStep(ActNorm(channels), PERMUTATIONS[config.permutation](channels), _coupling(shape, mask, config))
 
 
 def split_prior(num_channels: int, config: ModelConfig) -> Bijector:
-    """Build the prior of what a split factors out."""
+    """Build the prior of the latents that a split factors out of ``num_channels`` channels."""
     if config.split_prior == "standard":
         return Identity()
     return SplitPrior(num_channels, config.network_padding, class_channels(config))
@@ -42,7 +42,11 @@ def top_prior(num_channels: int, config: ModelConfig) -> Bijector:
 
 
 def class_channels(config: ModelConfig) -> int:
-    """Return the number of channels of the context: one a class, or 0 for a model without classes."""
+    """Return the number of channels of the context: one per class, or 0 for a model without classes.
+
+    Raises:
+        ValueError: when the model is class-conditional and ``num_classes`` is not set.
+    """
     if not config.class_conditional:
         return 0
     if config.num_classes is None:
@@ -53,7 +57,7 @@ def class_channels(config: ModelConfig) -> int:
 def coupling_network(
     channels: tuple[int, int], width: int, size: tuple[int, int], context_channels: int, config: ModelConfig
 ) -> Network:
-    """Build a network from ``channels[0]`` to ``channels[1]`` for states of height and width ``size``."""
+    """Build a network from ``channels[0]`` to ``channels[1]`` channels, for states of height and width ``size``."""
     if config.network == "gated":
         blocks = config.num_network_blocks or 2
         return GatedNet(channels[0], width, channels[1], size, num_blocks=blocks, context_channels=context_channels)

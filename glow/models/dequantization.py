@@ -1,4 +1,4 @@
-"""Variational dequantisation: a flow, given the image, that turns uniform noise into noise that the model prefers."""
+"""Variational dequantisation: a learned density of the noise that is added to an image."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from glow.models.build import coupling_network
 
 
 class VariationalDequantizer(nn.Module):
-    """Maps uniform noise and the image to noise u in (0, 1) and ``-log q(u | image)``.
+    """A flow q(u | image) of dequantisation noise u in (0, 1).
 
-    The noise goes through the logit, couplings whose networks see the image, and the sigmoid; all are the identity at
-    first, so that training begins with uniform dequantisation. By Jensen, ``log P(image) >= E[log p(image + u) - log
-    q(u | image)]``.
+    It maps uniform noise through the logit, couplings whose networks see the image, and the sigmoid. At first the
+    couplings are the identity, so training starts with uniform dequantisation. By Jensen's inequality, ``log P(image)
+    >= E[log p(image + u) - log q(u | image)]``.
 
     Source: Ho, Chen, Srinivas, Duan & Abbeel 2019 (Flow++, arXiv 1902.00275), section 3.1 and equation 12.
     """
@@ -47,8 +47,8 @@ class VariationalDequantizer(nn.Module):
         """Return u ``[N, C, H, W]`` and ``-log q(u | image)`` ``[N]``, in nats.
 
         Args:
-            images: In [-1/2, 1/2], ``[N, C, H, W]``.
-            noise: Uniform in (0, 1), same shape.
+            images: ``[N, C, H, W]`` in [-1/2, 1/2].
+            noise: Uniform in (0, 1), of the same shape.
         """
         features = self.features(F.pixel_unshuffle(images, 2))
         logit, logit_logdet = noise.logit(), -sum_per_example(noise.log() + (-noise).log1p())

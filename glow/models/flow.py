@@ -1,4 +1,4 @@
-"""Flows of vectors: a base density, and bijectors that make another one of it."""
+"""Flows of vectors: a base density, and bijectors that transform it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from glow.networks.mlp import MLP
 
 
 class DiagonalGaussian(nn.Module):
-    """``N(mean, diag(exp(log_scale))^2)``; standard normal, unless learned: then at first.
+    """The density ``N(mean, diag(exp(log_scale))^2)`` of ``[N, D]``; it starts as the standard normal.
 
     Args:
         num_dims: D.
-        is_learned: Whether mean and log-scale are parameters.
+        is_learned: Whether mean and log-scale are parameters. False: it stays the standard normal.
     """
 
     mean: Tensor
@@ -43,20 +43,20 @@ class DiagonalGaussian(nn.Module):
                 self.register_buffer(name, zeros, persistent=False)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Return the log-density of ``[N, D]``: ``[N]``, in nats."""
+        """Return the log-density ``[N]``, in nats, of ``z [N, D]``."""
         standard = (z - self.mean) * (-self.log_scale).exp()
         return -0.5 * standard.square().sum(1) - self.log_scale.sum() - 0.5 * self.num_dims * math.log(2 * math.pi)
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """Return the example of standard normal ``noise``, both ``[N, D]``."""
+        """Turn standard normal noise ``[N, D]`` into draws from this density ``[N, D]``."""
         return self.mean + noise * self.log_scale.exp()
 
 
 class Flow(nn.Module):
-    """The density of ``x [N, D]`` whose image under the bijectors, first to last, has the base density.
+    """A density of vectors ``x [N, D]``: the bijectors map x to z, which has the base density.
 
-    ``log p(x | context) = log base(z) + logdet`` with ``z, logdet = encode(x, context)``. A context is ``[N, K]``, one
-    vector an example, and goes to every bijector; what takes none ignores it.
+    ``log p(x | context) = log base(z) + logdet`` with ``z, logdet = encode(x, context)``. A context ``[N, K]`` is one
+    vector per example. It goes to every bijector; those that are not conditional ignore it.
 
         >>> mask = ChannelMask(parity=0)
         >>> flow = Flow(DiagonalGaussian(2), [AffineCoupling(MLP(1, 32, 2), mask), LUConv1x1(2)])
@@ -72,43 +72,43 @@ class Flow(nn.Module):
         self.num_dims = base.num_dims
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the log-density ``[N]``, in nats: the objective of training goes through here."""
+        """Return the log-density ``[N]``, in nats. Training calls this, so that wrappers such as DDP see it."""
         return self.log_prob(x, context)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the log-density ``[N]``, in nats.
 
         Raises:
-            ValueError: for another shape than ``[N, D]``, or a context of another number of examples.
+            ValueError: when x is not ``[N, D]``, or the context is not ``[N, K]``.
         """
         z, logdet = self.encode(x, context)
         return self.base.log_prob(z) + logdet
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map data to latents ``[N, D]``, which have the base density; and the logdet ``[N]``."""
+        """Return the latents ``[N, D]`` and the logdet ``[N]``, in nats."""
         self._check("data", x, context)
         return self.bijector(x, context)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map latents to data: undo ``encode``."""
+        """Return the data ``[N, D]``: the exact inverse of ``encode``."""
         self._check("latents", z, context)
         return self.bijector.inverse(z, context)[0]
 
     def sample(
         self, noise: Tensor | int, context: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return examples ``[N, D]``, differentiable in noise and parameters; see ``sample_and_log_prob``."""
+        """Return samples ``[N, D]``, differentiable in noise and parameters; see ``sample_and_log_prob``."""
         return self.sample_and_log_prob(noise, context, generator=generator)[0]
 
     def sample_and_log_prob(
         self, noise: Tensor | int, context: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return examples ``[N, D]`` and their log-densities ``[N]``, without going through the bijectors again.
+        """Return samples ``[N, D]`` and their log-densities ``[N]``, in nats, from one pass through the bijectors.
 
         Args:
-            noise: Standard normal, ``[N, D]``; or N, the number of examples to draw noise for.
+            noise: Standard normal ``[N, D]``; or the number N, to draw the noise here.
             context: ``[N, K]``, or None.
-            generator: Of the noise, on the device of the flow. Default: torch's.
+            generator: For drawing the noise, on the device of the flow. Default: torch's own.
         """
         if isinstance(noise, int):
             like = self.base.mean
@@ -119,10 +119,12 @@ class Flow(nn.Module):
         return x, self.base.log_prob(z) - logdet
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Set all ActNorms from a batch, over the batches of all processes (a collective). Call it before wrapping.
+        """Set all ActNorms from a batch (a collective: from the batches of all processes).
+
+        Call it before the flow is wrapped, by DDP for example.
 
         Raises:
-            ValueError: for data that is not finite.
+            ValueError: when x has NaN or infinite numbers.
         """
         if not x.isfinite().all():
             raise ValueError(f"{int((~x.isfinite()).any(1).sum())} of {len(x)} examples have NaN or infinite numbers")
@@ -138,11 +140,10 @@ class Flow(nn.Module):
 
 
 def build_flow(config: FlowConfig) -> Flow:
-    """Build the flow that the config describes: in each layer a normalisation and a linear map, where asked for, and
-    the map itself.
+    """Build the flow of a config: every layer is a normalisation (optional), a linear map (optional), and a bijector.
 
     Raises:
-        ValueError: when the config has no number of dimensions.
+        ValueError: when ``num_dims`` is not set.
     """
     num_dims = config.num_dims
     if num_dims is None:
@@ -169,7 +170,7 @@ def _layer(num_dims: int, index: int, config: FlowConfig) -> Bijector:
 
 
 def vector_coupling(num_dims: int, parity: int, config: FlowConfig, context_features: int = 0) -> Coupling:
-    """Build a coupling of vectors that changes the second half at parity 0 and the first at parity 1."""
+    """Build a coupling of vectors; it changes the second half at parity 0, the first half at parity 1."""
     mask = ChannelMask(parity)
     given, changed = mask.sizes(num_dims)
 

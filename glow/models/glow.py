@@ -1,4 +1,4 @@
-"""Glow: a chain of squeezes, flow steps, splits and a prior, with the exact log-probability of discrete images."""
+"""Glow: a chain of squeezes, flow steps, splits and a prior that gives the log-probability of discrete images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ from glow.networks.base import Network
 
 
 class Unit(nn.Module):
-    """One link of the chain: a bijector, after which the last ``num_latent_channels`` leave as standard normal latents.
+    """One unit of the chain: a bijector, and then a split that factors out standard normal latents.
 
-    ``forward(x, log_prob, context) -> (x, log_prob)`` adds the log-determinant, and the log-density of what leaves.
-    With a tape, a flow step keeps nothing for the backward pass, which rebuilds its input.
+    ``forward(x, log_prob, context)`` returns the next state and log_prob plus the log-determinant, plus the log-density
+    of the latents.
+
+    Args:
+        bijector: Maps the state ``[N, C, H, W]``.
+        num_latent_channels: How many channels the split factors out, from the last ones. 0: no split.
     """
 
     def __init__(self, bijector: Bijector, num_latent_channels: int = 0) -> None:
@@ -34,7 +38,10 @@ class Unit(nn.Module):
     def forward(
         self, x: Tensor, log_prob: Tensor, context: Tensor | None = None, tape: Tape | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Advance the state ``[N, C, H, W]`` and the running log-probability ``[N]``."""
+        """Advance the state ``[N, C, H, W]`` and the log-probability so far ``[N]``, in nats.
+
+        With a tape, autograd keeps nothing of this unit, a flow step: the backward pass rebuilds its input.
+        """
         if tape is not None:
             assert isinstance(self.bijector, Composition)
             return run_step(self.bijector, tape, x, log_prob, context)
@@ -45,7 +52,7 @@ class Unit(nn.Module):
         return x, log_prob
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return the state that goes on, the latent that leaves (or None), and the log-determinant ``[N]``."""
+        """Return the next state, the latents that are factored out (or None), and the log-determinant ``[N]``."""
         x, logdet = self.bijector(x, context)
         if not self.num_latent_channels:
             return x, None, logdet
@@ -53,21 +60,28 @@ class Unit(nn.Module):
         return x, latent, logdet
 
     def decode(self, x: Tensor, latent: Tensor | None, context: Tensor | None = None) -> Tensor:
-        """Undo ``encode``."""
+        """Return the state before this unit: the inverse of ``encode``."""
         if latent is not None:
             x = torch.cat([x, latent], dim=1)
         return self.bijector.invert(x, context)
 
 
 class Glow(nn.Module):
-    """Multiscale Glow over discrete images.
+    """The multiscale Glow, a density model of discrete images.
 
-    ``chain`` is flat: for each level a squeeze, K steps and a split, the last level ending in the prior instead.
-    Parameter names depend on the config alone. ``labels`` are classes, int64 ``[N]``: a class-conditional model needs
-    them, another one takes None alone.
+    ``chain`` is one flat list of units: for each level a squeeze, K flow steps and a split; the last level ends in the
+    top prior instead of the split. Parameter names depend on the config only. ``labels`` are class numbers, int64
+    ``[N]``: a class-conditional model needs them, any other model takes None.
+
+    Attributes:
+        num_dims: Numbers in an image, ``C * H * W``.
+        levels: The indices in ``chain`` of each level.
+        latent_shapes: The shape ``(C, H, W)`` of the latents of each level, shallowest level first.
+        state_shapes: The shape ``(C, H, W)`` of the input of each unit.
+        num_classes: 0 for a model without classes.
 
     Raises:
-        ValueError: when the config has no image shape, or no number of classes where it needs one.
+        ValueError: when the config has no image shape, or is class-conditional and has no number of classes.
 
     Source: Kingma & Dhariwal 2018, figure 2.
     """
@@ -83,8 +97,8 @@ class Glow(nn.Module):
         self.num_dims = math.prod(config.image_shape)
         units: list[Unit] = []
         self.latent_shapes: list[tuple[int, int, int]] = []
-        self.levels: list[range] = []  # of indices in the chain
-        self.state_shapes: list[tuple[int, int, int]] = []  # of what each unit gets
+        self.levels: list[range] = []
+        self.state_shapes: list[tuple[int, int, int]] = []
         channels, height, width = config.image_shape
         for level in range(config.num_levels):
             self.state_shapes.append((channels, height, width))
@@ -104,17 +118,25 @@ class Glow(nn.Module):
         self.dequantizer = VariationalDequantizer(config) if config.dequantization == "variational" else None
 
     def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the log-probability of discrete images, ``[N]``, in nats: a sample of the dequantisation bound.
+        """Return the log-probability of discrete images, ``[N]``, in nats.
+
+        It is one sample of a lower bound: its mean over uniform noise is at most the exact log-probability.
 
         Args:
             images: uint8 ``[N, C, H, W]``.
-            noise: In (0, 1), same shape; its dtype (that of the parameters) is the precision of state and result.
-            labels: Classes, or None.
+            noise: Dequantisation noise in (0, 1), of the same shape and of the dtype of the parameters.
+            labels: Classes ``[N]``, or None.
+
+        Raises:
+            ValueError: for images of another shape or dtype, or labels where none belong or the other way round.
         """
         return self.cumulative_log_prob(images, noise, labels)[-1]
 
     def cumulative_log_prob(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> list[Tensor]:
-        """Return the running log-probability ``[N]`` after dequantisation and after each level: L + 1 tensors."""
+        """Return the log-probability so far ``[N]``, in nats, after the dequantisation and after each level.
+
+        These are L + 1 tensors; the last is what ``forward`` returns.
+        """
         with torch.autocast(images.device.type, enabled=False):
             x, log_prob = self.dequantize(images, noise)
             context = self.context(labels, x)
@@ -125,9 +147,9 @@ class Glow(nn.Module):
             return cumulative
 
     def dequantize(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the point ``[N, C, H, W]`` in data space that images and noise stand for, and what it adds ``[N]``.
+        """Return the continuous images ``[N, C, H, W]``, and what dequantisation adds to the log-probability, ``[N]``.
 
-        That is the log of the volume of a cell of the data grid, less the log-density of the noise within it.
+        That is the log-volume of a cell of the data grid, minus the log-density of the noise, in nats.
 
         Raises:
             ValueError: for images of another shape or dtype.
@@ -146,10 +168,10 @@ class Glow(nn.Module):
         return dequantize(images, noise, bits), log_prob
 
     def context(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        """Return labels as what the chain is conditioned on: one-hot ``[N, classes, 1, 1]`` of the dtype of ``x``.
+        """Return the context of the chain: the labels, one-hot, ``[N, classes, 1, 1]``, of the dtype of ``x``.
 
         Raises:
-            ValueError: when a class-conditional model gets no labels, or another one does.
+            ValueError: for a class-conditional model without labels, or labels for any other model.
         """
         if (labels is None) == (self.num_classes > 0):
             raise ValueError(
@@ -162,9 +184,9 @@ class Glow(nn.Module):
         return nn.functional.one_hot(labels, self.num_classes).to(x.dtype)[:, :, None, None]
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Return the latents and the logdet ``[N]``.
+        """Return the latents and the logdet ``[N]``, in nats, of a point ``x [N, C, H, W]`` in data space.
 
-        There is one latent tensor a level, shallowest first, each N(0, I) under the model.
+        There is one latent tensor per level, shallowest first. Each is N(0, I) under the model.
         """
         latents, total, context = [], x.new_zeros(len(x)), self.context(labels, x)
         with torch.autocast(x.device.type, enabled=False):
@@ -176,7 +198,7 @@ class Glow(nn.Module):
         return latents, total
 
     def decode(self, latents: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
-        """Return the point in data space ``[N, C, H, W]`` that ``encode`` maps to ``latents``; nothing is rescaled."""
+        """Return the point in data space ``[N, C, H, W]``: the exact inverse of ``encode``."""
         remaining = list(latents)
         x = remaining[-1][:, :0]
         context = self.context(labels, x)
@@ -189,15 +211,18 @@ class Glow(nn.Module):
         """Return the uint8 images ``[N, C, H, W]`` of standard normal noise ``[N, C*H*W]`` times the temperature.
 
         Args:
-            noise: One row an image; it is cut into the latents of the levels, shallowest first.
-            temperature: One number, or one a level, shallowest first. 0 is deterministic. For affine couplings this
+            noise: One row per image. It is cut into the latents of the levels, shallowest first.
+            temperature: One number, or one per level, shallowest first. 0 is deterministic. With affine couplings this
                 is not sampling from p(x)^(1/T^2), which would need the normaliser of that density.
             labels: Classes, or None.
+
+        Raises:
+            ValueError: for another number of temperatures than levels, or as ``forward`` for the labels.
         """
         return quantize(self.decode(self.scale_noise(noise, temperature), labels), self.config.num_bits)
 
     def scale_noise(self, noise: Tensor, temperature: float | Sequence[float]) -> list[Tensor]:
-        """Cut standard normal noise ``[N, C*H*W]`` into latents, one tensor a level, times the temperature."""
+        """Cut noise ``[N, C*H*W]`` into the latents of the levels, times the temperature; see ``sample``."""
         temperatures = [temperature] * len(self.latent_shapes) if isinstance(temperature, int | float) else temperature
         if len(temperatures) != len(self.latent_shapes):
             raise ValueError(f"temperature: {len(temperatures)} numbers for {len(self.latent_shapes)} levels")
@@ -206,10 +231,9 @@ class Glow(nn.Module):
         return [scale * part.reshape(-1, *shape) for part, shape, scale in scaled]
 
     def set_memory(self, mode: str, anchor_every: int | None = None) -> None:
-        """Choose what is kept for the backward pass: a mode of ``ChainRunner``.
+        """Choose what autograd keeps for the backward pass: one of the modes of ``ChainRunner``.
 
-        Networks outside the chain, those of a variational dequantiser, are computed again in both modes that save
-        memory.
+        The networks of a variational dequantiser lie outside the chain. Both modes that save memory recompute them.
         """
         in_chain = set(self.chain.modules()) if isinstance(self.chain, nn.Module) else set()
         for module in self.modules():
@@ -218,7 +242,10 @@ class Glow(nn.Module):
         self.runner = ChainRunner(mode, anchor_every)
 
     def initialize(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> None:
-        """Set all ActNorms from a batch, over the batches of all processes (a collective). Call it before wrapping."""
+        """Set all ActNorms from a batch (a collective: from the batches of all processes).
+
+        Call it before the model is wrapped, by DDP for example. The arguments are those of ``forward``.
+        """
         initialize_actnorms(self, images, noise, labels)
 
 

@@ -1,4 +1,4 @@
-"""Priors as bijectors: whiten latents with a learned mean and scale, so that every latent is standard normal."""
+"""Priors as bijectors: they subtract a learned mean and divide by a learned scale, so that latents are N(0, I)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from glow.networks.layers import ContextConv2d, ZeroConv2d
 class SplitPrior(Bijector):
     """``z_b = (x_b - mean(x_a)) * exp(-log_scale(x_a))``, ``z_a = x_a``, logdet ``-sum(log_scale)``.
 
-    The second half of the channels is what a split factors out; mean and log-scale come from the first half by one
-    zero-initialised 3x3 convolution, and from the context if there is one. ``x`` is ``[N, 2c, H, W]``.
+    ``x`` is ``[N, 2c, H, W]``. The split factors out its second half, x_b. A zero-initialised 3x3 convolution of the
+    first half returns mean and log_scale. If there is a context, a 1x1 convolution of it is added to both.
 
     Source: Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP), section 3.6; the authors' code of Kingma & Dhariwal 2018.
     """
@@ -44,7 +44,7 @@ class SplitPrior(Bijector):
 
 
 class _TopPrior(Bijector):
-    """``z = (x - mean) * exp(-log_scale)``, logdet ``-sum(log_scale)``; a subclass says where both come from."""
+    """``z = (x - mean) * exp(-log_scale)``, logdet ``-sum(log_scale)``; a subclass computes mean and log_scale."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to latents."""
@@ -57,14 +57,15 @@ class _TopPrior(Bijector):
         return z * log_scale.exp() + mean, sum_per_example(log_scale)
 
     def _mean_and_log_scale(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """Return both, ``[N, 2C, H, W]``, for a state of the shape of ``x``."""
+        """Return mean and log_scale, ``[N, 2C, H, W]``, for a state of the shape of ``x``."""
         raise NotImplementedError
 
 
 class TopPrior(_TopPrior):
-    """``z = (x - mean) * exp(-log_scale)`` with one learned mean and log-scale a channel, both 0 at first.
+    """``z = (x - mean) * exp(-log_scale)`` with one learned mean and log_scale per channel, both 0 at first.
 
-    logdet is ``-H W sum(log_scale)``. With a context, what it gives is added to both. ``x`` is ``[N, C, H, W]``.
+    ``x`` is ``[N, C, H, W]``, logdet ``-H W sum(log_scale)``. If there is a context, a 1x1 convolution of it is added
+    to both.
 
     Source: Kingma & Dhariwal 2018, the authors' code (``learntop``, and ``ycond`` for classes).
     """
@@ -83,10 +84,10 @@ class TopPrior(_TopPrior):
 
 
 class BorderTopPrior(_TopPrior):
-    """A top prior whose mean and log-scale are a 3x3 convolution of nothing but the border that ``padding`` adds.
+    """A top prior whose mean and log_scale are a 3x3 convolution of an image of zeros with a border of ``padding``.
 
-    So they differ between the pixels at the border and those inside. logdet is ``-sum(log_scale)``; ``x`` is
-    ``[N, C, H, W]``.
+    So they differ between pixels at the border and pixels inside. ``x`` is ``[N, C, H, W]``, logdet
+    ``-sum(log_scale)``.
 
     Source: the authors' code of Kingma & Dhariwal 2018 (padding ``indicator``); rosinality's (padding ``ones``).
     """
