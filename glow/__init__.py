@@ -4,11 +4,11 @@ The names below are the public interface. Each is imported when it is first used
 configurations need no torch.
 
     load                        a trained model from a run: score, sample, encode, decode
-    TrainedGlow, TrainedFlow    what ``load`` returns; they also wrap a model of your own
-    Glow, ModelConfig           the model of images, a ``torch.nn.Module``, and its configuration
+    TrainedGlow, TrainedFlow    what load returns; they also wrap a model of your own
+    Glow, ModelConfig           the model of images, a torch module, and its configuration
     Flow, FlowConfig            the model of vectors and its configuration
-    build_flow                  a ``Flow`` from its configuration
-    DiagonalGaussian            the base density of a ``Flow``
+    build_flow                  a Flow from its configuration
+    DiagonalGaussian            the base density of a Flow
     bits_per_dim                nats to bits/dim
     bijectors, networks         the parts: invertible maps, and what couplings compute with
 """

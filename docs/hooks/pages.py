@@ -29,7 +29,12 @@ PUBLIC = """# glow
 `Glow`, `Flow`, `build_flow`, `DiagonalGaussian` and `bits_per_dim` are on the page [models](models.md), the fields of
 `ModelConfig` and `FlowConfig` on the page of the [stage train](../stages/train.md#model).
 
-::: glow.trained
+::: glow.trained.loading.load
+    options: {show_root_heading: true, heading_level: 2}
+::: glow.trained.images.TrainedGlow
+    options: {show_root_heading: true, heading_level: 2}
+::: glow.trained.vectors.TrainedFlow
+    options: {show_root_heading: true, heading_level: 2}
 """
 
 
@@ -46,8 +51,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def root_page(name: str) -> str:
-    """Return a Markdown file of the root; its links to ``docs/`` become links within the site."""
-    return (ROOT / name).read_text().replace("](docs/", "](")
+    """Return a Markdown file of the root, alone in its tab; its links to ``docs/`` become links within the site."""
+    return "---\nhide: [navigation]\n---\n" + (ROOT / name).read_text().replace("](docs/", "](")
 
 
 def stage_page(name: str, stage: Stage) -> str:
@@ -95,12 +100,12 @@ def table(cls: type, fields: typing.Iterable[dataclasses.Field], prefix: str) ->
     """Return the lines of a table of options: name, type, default, meaning."""
     hints = typing.get_type_hints(cls)
     documented = CONFIG[cls.__module__.removeprefix("glow.config.")][cls.__name__].all_members
-    lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
+    lines = ['<div class="options" markdown>', "", "| option | type | default | meaning |", "|---|---|---|---|"]
     for field in fields:
         meaning = cleaned(documented[field.name].docstring.value)
         cells = (f"`--{prefix}{field.name}`", type_text(hints[field.name]), default(field), meaning)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return [*lines, ""]
+    return [*lines, "", "</div>", ""]
 
 
 def type_text(hint: Any) -> str:
@@ -137,7 +142,7 @@ def configs_page(paths: list[Path]) -> str:
     lines = ["# Configurations", ""]
     for path in paths:
         comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
-        text, _, command = re.sub(r"^# *", "", "\n".join(comment), flags=re.MULTILINE).partition("Command:")
+        text, _, command = re.sub(r"^# {0,3}", "", "\n".join(comment), flags=re.MULTILINE).partition("Command:")
         facts = re.sub(r"^(\w+):", r"- **\1**:", html.escape(text.strip(), quote=False), flags=re.MULTILINE)
         lines += [f"## {path.stem}", "", facts, "", "```sh", command.strip(), "```", ""]
     return "\n".join(lines)
