@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from glow.trained.loading import load
     from glow.trained.vectors import TrainedFlow
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DiagonalGaussian",
     "Flow",

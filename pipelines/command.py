@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.metadata
 import sys
 import textwrap
 from collections.abc import Sequence
 
+import glow
 from glow.cli import config_names, parse_config, run_stage
 from pipelines import STAGES
-
-DISTRIBUTION = "glow-flows"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name in ("--help", "-h"):
         print(describe())
     elif name == "--version":
-        print(f"glow {importlib.metadata.version(DISTRIBUTION)}")
+        print(f"glow {glow.__version__}")
     elif name not in STAGES:
         near = difflib.get_close_matches(name, STAGES, n=1)
         instead = f"did you mean {near[0]}?" if near else f"the stages are {', '.join(STAGES)}"

@@ -102,7 +102,8 @@ def allocations(device: torch.device) -> Iterator[Allocations]:
         counted.peak_bytes = torch.cuda.max_memory_allocated(device) - before
         return
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would report a missing GPU as an error
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    # acc_events: torch 2.11 warns of what it does without.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         yield counted
     assert profiler.profiler is not None
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]

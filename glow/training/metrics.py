@@ -20,6 +20,7 @@ import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
+import glow
 from glow.config import TrainRun, config_to_dict
 
 METRICS_FILE = "metrics.jsonl"
@@ -128,14 +129,14 @@ def write_environment(run: str | Path, device: torch.device, num_processes: int)
 
 def describe_environment(device: torch.device, num_processes: int) -> dict[str, Any]:
     """Return commit, versions, host, device, command line."""
-    packages = ("torch", "torchvision", "accelerate", "numpy", "glow-flows")
+    packages = ("torch", "torchvision", "accelerate", "numpy")
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     return {
         "commit": commit.stdout.strip() or None,
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"glow": glow.__version__} | {name: importlib.metadata.version(name) for name in packages},
         "host": platform.node(),
         "num_processes": num_processes,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

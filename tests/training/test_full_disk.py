@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -88,6 +89,8 @@ def test_full_disk_at_a_line_of_metrics_is_one_line_and_training_goes_on(dataset
     ballast = run.parent / "ballast"
 
     def fill():
+        while not (run / "checkpoints/step-00000004").exists():  # written in the background
+            time.sleep(0.01)
         free = shutil.disk_usage(run).free
         ballast.write_bytes(bytes(free))
 
