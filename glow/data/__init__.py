@@ -1,1 +1,1 @@
-"""Sharded image data sets: preparing and reading them."""
+"""Data sets: from images to shards, from shards to batches; and vectors."""

@@ -1,1 +1,1 @@
-"""Models of other programs, one file a format."""
+"""Import models of other programs, one file per format."""

@@ -1,4 +1,4 @@
-"""Turn models that other programs trained into ours, exactly."""
+"""Import models that github.com/rosinality/glow-pytorch trained; they compute the same, up to rounding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from glow.models.glow import Glow
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a file that ``torch.save`` wrote, tensors alone: no code in it is run.
+    """Read a state dict that ``torch.save`` wrote. Files with anything but tensors are refused; no code is run.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: when the file is missing or is not a state dict.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -33,20 +33,22 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def from_rosinality(
     state: Mapping[str, Tensor], image_size: int, num_bits: int
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Convert a state dict of github.com/rosinality/glow-pytorch; return config and tensors (float64) of a ``Glow``.
+    """Convert a state dict of github.com/rosinality/glow-pytorch to config and state dict (float64) of a ``Glow``.
 
-    The model gives the same log-probability, but for the constant of the bit depth, which that program adds outside
-    of its model, and the same images of the same latents. Where its conventions differ: its ActNorm has a scale that
-    may be negative (the sign goes into the 1x1 convolution that follows), its coupling network gives scale before
-    shift, has no ActNorm, and pads the input of its last convolution with ones, as do the convolutions of its priors.
+    The ``Glow`` returns the same log-probabilities, up to the constant of the bit depth, which that program adds
+    outside of its model. It decodes the same latents to the same images. The conventions differ so:
+
+    - Its ActNorm scales may be negative. The sign goes into the 1x1 convolution that follows.
+    - Its coupling networks return scale before shift, and have no ActNorm.
+    - It pads the input of the last convolution, and of the convolutions of the priors, with ones.
 
     Args:
         state: Tensors by name, with or without the prefix ``module.``.
-        image_size: Height and width of the images, which the file does not tell.
-        num_bits: Bits a channel, likewise.
+        image_size: Height and width of the images. The file does not contain it.
+        num_bits: Bits per channel. The file does not contain it.
 
     Raises:
-        ValueError: for another kind of state dict.
+        ValueError: when it is not such a state dict, was never trained, or is not finite.
     """
     theirs = {name.removeprefix("module."): tensor.double() for name, tensor in state.items()}
     uninitialized = [name for name, tensor in theirs.items() if name.endswith("actnorm.initialized") and not tensor]
@@ -115,7 +117,7 @@ def _convert(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Ten
 
 
 def _plain_weight(theirs: Mapping[str, Tensor], source: str) -> Tensor:
-    """Return W; the last block of that program is LU-decomposed even where its other blocks are not."""
+    """Return W. The last block of that program is always LU-decomposed, even if the other blocks are not."""
     if f"{source}.w_p" not in theirs:
         return theirs[f"{source}.weight"].flatten(1)
     identity = torch.eye(len(theirs[f"{source}.w_s"]), dtype=torch.float64)
@@ -148,7 +150,7 @@ def _convert_step(theirs: Mapping[str, Tensor], source: str, config: ModelConfig
         "log_scale": theirs[f"{source}.coupling.net.4.scale"].flatten(),
     }
     if config.coupling == "affine":
-        # Theirs is scale, shift; ours shift, scale.
+        # Their order is scale, shift; ours is shift, scale.
         last = {name: torch.cat(tensor.chunk(2)[::-1]) for name, tensor in last.items()}
     for number, name in ((0, "conv1"), (2, "conv2")):
         ours[f"2.net.{name}.weight"] = theirs[f"{source}.coupling.net.{number}.weight"]

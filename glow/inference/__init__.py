@@ -1,1 +1,1 @@
-"""Variational inference: targets, the evidence lower bound, quality of the fit."""
+"""Variational inference: targets, the evidence lower bound, the quality of a fit."""

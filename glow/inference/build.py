@@ -1,4 +1,4 @@
-"""What variational inference is about, of a configuration: the target."""
+"""Build the target of variational inference from the config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def build_target(run: TrainRun) -> Target:
     """Build the target of a run.
 
     Raises:
-        ValueError: when it cannot be had, or has another number of dimensions than the flow is to have.
+        ValueError: when the target cannot be built, or the flow has another number of dimensions.
     """
     config, num_dims = run.target, run.flow.num_dims
     if config.function is not None:
@@ -31,9 +31,7 @@ def build_target(run: TrainRun) -> Target:
 
 
 def fingerprint(run: TrainRun, target: Target) -> str:
-    """Return what tells whether a target changed: a hash of its name, options and data, not of the code of a
-    function.
-    """
+    """Return a hash that changes with the target: its name, options and data, but not the code of a function."""
     digest = hashlib.sha256(repr((run.target.source, run.target.prior_std or 1.0, target.num_dims)).encode())
     for buffer in target.buffers():
         digest.update(buffer.cpu().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""The objective of variational inference: the evidence lower bound of a flow, given a target."""
+"""The objective of variational inference: the evidence lower bound of a flow and a target."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from glow.models.flow import Flow
 
 
 class Elbo(nn.Module):
-    """The integrand of the evidence lower bound; its mean over standard normal noise is the bound.
+    """One sample of the evidence lower bound: ``beta log target(x) - log q(x)``.
 
-    ``beta log target(x) - log q(x)`` where q is the density of the flow and x its sample of the noise. For beta = 1 the
-    mean is ``log Z - KL(q || target / Z)``, with Z the integral of the target.
+    q is the density of the flow, x its sample for the noise. With beta = 1 the mean over standard normal noise is ``log
+    Z - KL(q || target / Z)``, where Z is the integral of the target.
 
     Source: Rezende & Mohamed 2015 (arXiv 1505.05770), equations 15 and 20.
     """
@@ -24,15 +24,15 @@ class Elbo(nn.Module):
         self.num_dims = flow.num_dims
 
     def forward(self, noise: Tensor, beta: Tensor) -> Tensor:
-        """Return the integrand ``[N]``, in nats, for noise ``[N, D]`` and beta ``[N]``."""
+        """Return the samples of the bound ``[N]``, in nats, for noise ``[N, D]`` and beta ``[N]``."""
         x, log_prob = self.flow.sample_and_log_prob(noise)
         return beta * self.target(x) - log_prob
 
     def initialize(self, noise: Tensor, beta: Tensor) -> None:
-        """Set all ActNorms so that noise ``[N, D]`` keeps its mean and scale, and try the target (a collective).
+        """Set all ActNorms from noise ``[N, D]`` (a collective), and check the target on samples of the flow.
 
         Raises:
-            ValueError: when the target is of no use.
+            ValueError: in the cases of ``Target.check``.
         """
         self.flow.initialize(noise)
         self.target.check(self.flow.sample(noise))

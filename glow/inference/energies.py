@@ -12,11 +12,10 @@ from glow.inference.targets import Target
 
 
 class Energy(Target):
-    """``-U(z) - W(z1)`` for one of the four energies of Rezende & Mohamed, in two dimensions.
+    """``-U(z) - W(z1)``, where U is one of the four energies of Rezende & Mohamed, in two dimensions.
 
-    U2, U3 and U4 repeat along z1 for ever, so that exp(-U) has no integral; the figures of the paper show the square of
-    side 8. There, W is 0; beyond it, the density of U2 to U4 falls as a Gaussian of standard deviation 0.4:
-    ``W(z1) = ((|z1| - 4) / 0.4)^2 / 2`` for |z1| > 4.
+    U2, U3 and U4 are periodic in z1, so exp(-U) has no integral. The paper shows the square of side 8. The wall W makes
+    the density proper: it is 0 inside the square, and ``((|z1| - 4) / 0.4)^2 / 2`` for |z1| > 4. U1 needs none.
 
     Source: Rezende & Mohamed 2015 (arXiv 1505.05770), table 1.
     """

@@ -1,4 +1,4 @@
-"""The posterior of a logistic regression as a target, and the data set that it is tried on."""
+"""The posterior of a logistic regression as a target, and the data of the example."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from glow.inference.targets import Target
 
 
 class LogisticRegression(Target):
-    """Posterior of the coefficients w of ``P(label = 1) = sigmoid(w0 + w1 x1 + ... + wF xF)`` under independent priors
-    ``N(0, prior_std^2)``, intercept included; D = F + 1. The prior is normalised: the integral is the evidence.
+    """The posterior of the coefficients w of ``P(label = 1) = sigmoid(w0 + w1 x1 + ... + wF xF)``; D = F + 1.
+
+    All coefficients have the prior ``N(0, prior_std^2)``. The prior is normalised, so the integral of the target is the
+    evidence.
 
     Args:
-        features: ``[M, F]``.
+        features: x, ``[M, F]``.
         labels: 0 or 1, ``[M]``.
-        prior_std: Standard deviation of the prior.
-        names: Names of the features.
+        prior_std: The standard deviation of the prior.
+        names: The names of the features.
 
     Raises:
-        ValueError: for features that are not finite, other labels, or shapes that do not go together.
+        ValueError: when features are not finite, labels are not 0 or 1, or the shapes do not match.
     """
 
     design: Tensor
@@ -55,7 +57,7 @@ class LogisticRegression(Target):
         self.register_buffer("label_sums", (labels.double() @ design).float(), persistent=False)
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Return log-likelihood and log-prior."""
+        """Return log-likelihood plus log-prior, ``[N]``, in nats, of coefficients ``[N, D]``."""
         log_likelihood = x @ self.label_sums - F.softplus(x @ self.design.T).sum(1)
         log_prior = -0.5 * (x / self.prior_std).square().sum(1)
         return log_likelihood + log_prior - self.num_dims * math.log(self.prior_std * math.sqrt(2 * math.pi))
@@ -65,10 +67,10 @@ def breast_cancer() -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return scikit-learn's breast cancer data: features float64 ``[569, 30]``, labels 0 (malignant) or 1 (benign)
     ``[569]``, and the names of the features.
 
-    Every feature has mean 0 and standard deviation 1 over the rows.
+    Every feature is standardised: mean 0 and standard deviation 1 over the rows.
 
     Raises:
-        ValueError: without scikit-learn.
+        ValueError: when scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_breast_cancer  # an optional dependency

@@ -1,4 +1,4 @@
-"""How well a flow fits an unnormalised log-density, what it says of each dimension, and pictures."""
+"""How well a flow fits a target: bounds, importance weights, grids, and pictures."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from glow.models.flow import Flow
 from glow.randomness import generator
 
 MAX_PANELS = 36
-MAX_GRID_ERROR = 0.01  # nats, between a grid and one of half the resolution
+MAX_GRID_ERROR = 0.01  # in nats, between a grid and a grid of half the resolution
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Samples ``[n, D]`` of a flow, and the log-densities of flow and target there, ``[n]``; float64, in nats."""
+    """Samples ``[n, D]`` of a flow, and the log-densities of flow and target at them, ``[n]``; float64, in nats."""
 
     samples: Array
     log_flow: Array
@@ -37,7 +37,7 @@ class Draws:
 
     @property
     def log_normalizer(self) -> Estimate:
-        """The log of the target's integral, by importance sampling: where the flow does not reach is not counted."""
+        """The log of the target's integral, by importance sampling. It misses regions that the flow does not reach."""
         weights, largest = self._weights()
         mean = weights.mean()
         relative_error = float(weights.std(ddof=1) / mean / math.sqrt(len(weights)))
@@ -45,21 +45,22 @@ class Draws:
 
     @property
     def effective_fraction(self) -> float:
-        """How many independent draws of the target the samples are worth, by their importance weights, over their
-        number (Kish's formula).
+        """The effective sample size of the importance weights, divided by the number of samples.
+
+        Source: Kish's formula, ``(sum w)^2 / sum w^2``.
         """
         weights, _ = self._weights()
         return float(np.square(weights.sum()) / np.square(weights).sum() / len(weights))
 
     def _weights(self) -> tuple[Array, float]:
-        """Return importance weights with a largest of 1, and the log of what they were divided by."""
+        """Return the importance weights divided by the largest, and the log of the largest."""
         log_weights = self.log_target - self.log_flow
         largest = float(log_weights.max())
         return np.exp(log_weights - largest), largest
 
 
 def noise_batches(num_dims: int, count: int, seed: int) -> Iterator[Array]:
-    """Yield standard normal noise float64 ``[n, D]``, ``count`` in all; what comes n-th depends on the seed and n."""
+    """Yield ``count`` rows of standard normal noise in batches, float64 ``[n, D]``; row i depends on the seed and i."""
     rng = generator(seed, "posterior")
     for start in range(0, count, BATCH_SIZE):
         yield rng.standard_normal((min(BATCH_SIZE, count - start), num_dims))
@@ -67,10 +68,10 @@ def noise_batches(num_dims: int, count: int, seed: int) -> Iterator[Array]:
 
 @torch.no_grad()
 def draw(flow: Flow, target: Target, noise: Iterable[Array]) -> Draws:
-    """Map noise to samples, in float64 and in eval mode.
+    """Map noise to samples of the flow, in float64 and in eval mode.
 
     Raises:
-        ValueError: when the target is not finite there.
+        ValueError: when the target is not finite at a sample.
     """
     exact_flow, exact_target = _exact(flow), _exact(target)
     device = flow.base.mean.device
@@ -92,8 +93,12 @@ def draw(flow: Flow, target: Target, noise: Iterable[Array]) -> Draws:
 
 @dataclass(frozen=True)
 class Grid:
-    """A log-density ``[n, n]`` at the midpoints of the cells of a rectangle, from ``low`` to ``high`` (two numbers
-    each); rows run along the second dimension.
+    """A log-density on a grid.
+
+    Attributes:
+        low: Lower corner of the rectangle, ``[2]``.
+        high: Upper corner, ``[2]``.
+        log_density: At the midpoints of the cells, ``[n, n]``; the row index belongs to the second dimension.
     """
 
     low: Array
@@ -102,23 +107,23 @@ class Grid:
 
     @property
     def log_normalizer(self) -> float:
-        """The log of the integral over the rectangle."""
+        """The log of the integral over the rectangle, in nats."""
         return float(np.logaddexp.reduce(self.log_density, axis=None) + math.log(self.cell.prod()))
 
     @property
     def cell(self) -> Array:
-        """Sides of a cell."""
+        """The sides of a cell, ``[2]``."""
         return (self.high - self.low) / len(self.log_density)
 
     @property
     def edge(self) -> float:
-        """Share of the mass in the outermost cells: what lies beyond is at least of this order."""
+        """The share of the mass in the outermost cells. If it is large, the rectangle is too small."""
         mass = np.exp(self.log_density - np.logaddexp.reduce(self.log_density, axis=None))
         mass[1:-1, 1:-1] = 0
         return float(mass.sum())
 
     def extent(self, share: float = 1e-3) -> tuple[Array, Array]:
-        """Return the corners of where all but about this share of the mass lies."""
+        """Return the corners of a rectangle with all of the mass but about this share."""
         mass = np.exp(self.log_density - self.log_density.max())
         corners = []
         for dimension, axis in enumerate((0, 1)):
@@ -134,8 +139,8 @@ class Grid:
 
 
 def grid_of(target: Target, draws: Draws, resolution: int = 1000) -> Grid:
-    """Evaluate a target of two dimensions on the square that it tells of, or else on three times the range of the
-    samples of the flow.
+    """Evaluate a target of two dimensions on its square, or, if it is not known, on three times the range of the
+    samples.
     """
     if target.half_width is not None:
         low, high = np.full(2, -target.half_width), np.full(2, target.half_width)
@@ -150,7 +155,7 @@ def on_grid(target: Target, low: Array, high: Array, resolution: int) -> Array:
     """Return the log-density of a target at the midpoints of the cells of a rectangle, ``[n, n]``; -inf is allowed.
 
     Raises:
-        ValueError: when it is NaN somewhere.
+        ValueError: when the target is NaN at a point.
     """
     exact, device = _exact(target), target.origin.device
     points = torch.from_numpy(_midpoints(low, high, resolution))
@@ -169,7 +174,7 @@ def _midpoints(low: Array, high: Array, resolution: int) -> Array:
 
 
 def describe(draws: Draws, target: Target) -> dict[str, Any]:
-    """Return what is known of the fit, in nats, and of the posterior: plain values."""
+    """Return the quality of the fit, in nats, and mean, spread and correlations of the posterior, as plain values."""
     described: dict[str, Any] = {
         "target": target.name,
         "num_dims": target.num_dims,
@@ -189,7 +194,7 @@ def describe(draws: Draws, target: Target) -> dict[str, Any]:
             "high": grid.high.tolist(),
             "edge_mass": grid.edge,
         }
-        # Cells may be too large for the target: then there is no telling.
+        # If the two grids differ, the cells are too large for this target, and the divergence would be wrong.
         if abs(grid.log_normalizer - coarse.log_normalizer) < MAX_GRID_ERROR:
             kl = Estimate(grid.log_normalizer - elbo.nats, elbo.standard_error, elbo.num_points)
             described["kl"] = asdict(kl)
@@ -207,12 +212,12 @@ def _describe_dimension(name: str, x: Array) -> dict[str, Any]:
 
 
 def plot_posterior(draws: Draws, flow: Flow, target: Target) -> Figure:
-    """Draw target beside fit, in two dimensions; else the marginal densities of the fit."""
+    """Draw target and fit side by side in two dimensions; otherwise the marginal densities of the fit."""
     return plot_fit(draws, flow, target) if target.num_dims == 2 else plot_marginals(draws, target.dimensions)
 
 
 def plot_fit(draws: Draws, flow: Flow, target: Target, resolution: int = 200) -> Figure:
-    """Draw the densities of target and flow on one scale, where the target lies."""
+    """Draw the densities of target and flow on one colour scale."""
     figure = Figure(figsize=(8.8, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     low, high = grid_of(target, draws, 300).extent()
@@ -226,13 +231,13 @@ def plot_fit(draws: Draws, flow: Flow, target: Target, resolution: int = 200) ->
 
 
 def densities(flow: Flow, target: Target, grid: Grid) -> tuple[Array, Array]:
-    """Return the densities of the target, normalised on the grid, and of the flow there, ``[n, n]`` each."""
+    """Return the densities of target and flow on a grid, ``[n, n]`` each; that of the target is normalised there."""
     fitted = np.exp(log_prob(flow, grid.points())).reshape(grid.log_density.shape)
     return np.exp(grid.log_density - grid.log_normalizer), fitted
 
 
 def plot_marginals(draws: Draws, names: Sequence[str]) -> Figure:
-    """Draw a histogram of each dimension, of the first 36."""
+    """Draw a histogram of each dimension, at most the first 36."""
     count = min(len(names), MAX_PANELS)
     columns = min(6, count)
     rows = -(-count // columns)

@@ -12,13 +12,15 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Target(nn.Module):
-    """An unnormalised log-density of ``[N, D]``: ``[N]``, in nats. It has no parameters, and nothing in checkpoints.
+    """An unnormalised log-density; a subclass implements ``log_density``.
+
+    It has no parameters, and checkpoints do not store it.
 
     Attributes:
-        name: What messages call it.
+        name: The name in messages.
         num_dims: D.
-        dimensions: Name of each dimension.
-        half_width: Half the side of the square around 0 that holds all of it but what rounding hides; None: not known.
+        dimensions: The name of each dimension.
+        half_width: Practically all of the mass lies in the square around 0 with twice this side. None: not known.
     """
 
     half_width: float | None = None
@@ -28,18 +30,18 @@ class Target(nn.Module):
         super().__init__()
         self.name = name
         self.num_dims = num_dims
-        self.register_buffer("origin", torch.zeros(num_dims), persistent=False)  # tells the device
+        self.register_buffer("origin", torch.zeros(num_dims), persistent=False)  # shows the device
         self.dimensions = list(dimensions or [f"x{number}" for number in range(1, num_dims + 1)])
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Return the unnormalised log-density ``[N]`` of ``[N, D]``, in nats."""
+        """Return the unnormalised log-density ``[N]``, in nats, of ``x [N, D]``."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``log_density(x)``.
 
         Raises:
-            ValueError: when it is no tensor ``[N]``.
+            ValueError: when that is not a tensor ``[N]`` of real numbers.
         """
         values = self.log_density(x)
         is_tensor = isinstance(values, Tensor)
@@ -52,10 +54,10 @@ class Target(nn.Module):
         return values
 
     def check(self, x: Tensor) -> None:
-        """Try the target on ``[N, D]``, and its gradient.
+        """Check value and gradient of the target at ``x [N, D]``.
 
         Raises:
-            ValueError: when it fails, returns another shape, numbers that are not finite, or has no gradient.
+            ValueError: when the target fails, returns another shape, is not finite, or has no gradient.
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
@@ -83,24 +85,24 @@ def _require_finite(values: Tensor, what: str, x: Tensor, name: str) -> None:
 
 
 class FunctionTarget(Target):
-    """What a function ``[N, D] -> [N]`` returns; x is float32, whatever the precision that is asked for.
+    """A user's function ``[N, D] -> [N]`` as a target. It is always called with float32.
 
     Raises:
-        ValueError: when it is no function.
+        ValueError: when ``function`` is not callable.
     """
 
     def __init__(self, name: str, function: object, num_dims: int) -> None:
         super().__init__(name, num_dims)
         if not callable(function):
             raise ValueError(f"target {name}: a {type(function).__name__}, not a function of x [N, D]")
-        # Not by way of nn.Module, which would train what is a module.
+        # Past nn.Module.__setattr__, which would register a module, so that training would change it.
         object.__setattr__(self, "function", function)
 
     def log_density(self, x: Tensor) -> Tensor:
         """Call the function.
 
         Raises:
-            ValueError: when it fails.
+            ValueError: when the function fails.
         """
         try:
             values = cast(Function, self.__dict__["function"])(x.float())

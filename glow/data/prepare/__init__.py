@@ -1,1 +1,1 @@
-"""From sources (folders, archives, data sets) to shards."""
+"""From sources of images (folders, archives, libraries) to shards."""

@@ -1,4 +1,4 @@
-"""What every source of images offers: a list of images with names and labels, read one at a time."""
+"""The interface of all sources of images: a list of images with names and labels."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from glow.data.prepare.decoding import ImageError, decode, image_errors
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
 )
-# More than the largest image that Pillow's pixel limit lets through takes when it is not compressed at all.
+# More than an uncompressed image of as many pixels as Pillow allows.
 MAX_FILE_BYTES = 512 * 2**20
 
 
 class Source(abc.ABC):
-    """A list of images. It can be pickled: what it opened is opened again by the process that needs it.
+    """A list of images. It can be pickled; each process opens files and archives for itself.
 
     Attributes:
-        spec: What the user asked for.
-        paths: Where each image lies within the source, sorted.
-        names: The same without a common top folder; sample keys are made of them.
-        labels: Name of the class of each image, or None.
+        spec: The text that the user typed.
+        paths: The path of each image within the source, sorted.
+        names: The paths without a common top folder; sample keys are made from them.
+        labels: The class name of each image, or None without labels.
+
+    Raises:
+        ValueError: when there are no images.
     """
 
     def __init__(self, spec: str, paths: Sequence[str], names: Sequence[str], labels: Sequence[str] | None) -> None:
@@ -34,15 +37,15 @@ class Source(abc.ABC):
         self.spec, self.paths, self.names, self.labels = spec, paths, names, labels
 
     def location(self, index: int) -> str:
-        """Say to a user which image this is."""
+        """Return the name of an image for messages."""
         return f"{self.spec}/{self.paths[index]}"
 
     @abc.abstractmethod
     def load(self, index: int) -> Image.Image:
-        """Decode one image, whatever its size, in one of MODES.
+        """Decode one image, of any size, in one of MODES.
 
         Raises:
-            ImageError: when it cannot be read.
+            ImageError: when the image cannot be read.
         """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,13 +53,18 @@ class Source(abc.ABC):
 
 
 def arrange(spec: str, members: Iterable[str], top: int) -> tuple[list[str], list[str], list[str] | None]:
-    """Return the images among paths with forward slashes, sorted, their names, and their class names or None.
+    """Select the images among paths; return the sorted paths, their names, and their class names or None.
 
-    Folders that all images share are no part of a name while ``top`` more parts follow. Then the images lie either all
-    in folders, which are their classes, or all beside each other, without classes.
+    A name is the path without the folders that all images share, but it keeps at least ``top`` parts. Then either all
+    names have a folder, which is the class, or none has.
+
+    Args:
+        spec: The source, for messages.
+        members: Paths with forward slashes.
+        top: The least number of parts of a name.
 
     Raises:
-        ValueError: when some lie in folders and some do not.
+        ValueError: when some images lie in class folders and some do not.
     """
     images = []
     for member in sorted(set(members)):
@@ -77,9 +85,9 @@ def arrange(spec: str, members: Iterable[str], top: int) -> tuple[list[str], lis
 
 
 class FileSource(Source):
-    """Images that are files; the kinds differ in how they read one."""
+    """A source whose images are files; a subclass implements ``read``."""
 
-    # A folder that holds one folder of images has one class; an archive that does is one of a folder of images.
+    # A folder with one folder of images has one class. An archive with one folder of images has no classes (top = 1).
     top = 2
 
     def __init__(self, spec: str, members: Iterable[str]) -> None:
@@ -95,7 +103,7 @@ class FileSource(Source):
             return decode(self.location(index), self.read(index))
 
     def check_size(self, index: int, num_bytes: int) -> None:
-        """Refuse a file that is too large to be an image, before it is read."""
+        """Raise an ImageError when a file is too large for an image; call it before reading."""
         if num_bytes > MAX_FILE_BYTES:
             raise ImageError(
                 self.location(index), f"has {num_bytes} bytes uncompressed; at most {MAX_FILE_BYTES} are read"

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels of one shape and colour; what cannot be used is refused with its name."""
+"""Decode image files, and bring all images to one shape and colour; an error names the file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glow.config import PrepareRun
 
-# No other format is tried, whatever a file claims to be: Pillow would hand an EPS to Ghostscript.
+# Pillow tries no other formats. It would pass an EPS file to Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP")
 MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"))
 
 
 class ImageError(ValueError):
-    """One image cannot be used; ``name`` says which file, ``reason`` why."""
+    """One image cannot be used: ``name`` is the file, ``reason`` says why."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)  # both as arguments, so that it survives the way back from a worker process
+        super().__init__(name, reason)  # both as arguments, so that a worker process can send the error
         self.name, self.reason = name, reason
 
     def __str__(self) -> str:
@@ -31,7 +31,7 @@ class ImageError(ValueError):
 
 @contextlib.contextmanager
 def image_errors(name: str) -> Iterator[None]:
-    """Turn whatever reading and decoding one image raises into an ImageError that names it."""
+    """Turn every error of reading and decoding an image into an ImageError with its name."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -40,7 +40,7 @@ def image_errors(name: str) -> Iterator[None]:
             raise
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ImageError(name, f"refused as a possible decompression bomb: {error}") from error
-        except UnidentifiedImageError as error:  # its own text holds an address in memory
+        except UnidentifiedImageError as error:  # its own text has a memory address
             raise ImageError(name, f"not an image in one of the formats {', '.join(FORMATS)}") from error
         except Exception as error:  # decoders raise SyntaxError, IndexError, struct.error, ... on damaged files
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -48,14 +48,14 @@ def image_errors(name: str) -> Iterator[None]:
 
 
 def decode(name: str, data: bytes) -> Image.Image:
-    """Decode an image file completely and turn it upright (EXIF orientation).
+    """Decode a whole image file, and rotate it as its EXIF orientation says.
 
     Raises:
-        ImageError: when it is damaged, too large, or has more than 8 bits a channel.
+        ImageError: when the file is damaged, too large, or has more than 8 bits per channel.
     """
     with image_errors(name):
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        # Pillow reads 16-bit RGB as mode RGB and drops the low bytes; only the raw mode of its tiles tells.
+        # Pillow reads 16-bit RGB as mode RGB and drops the low bytes. Only the raw mode of the tiles shows it.
         deep = [tile.args for tile in getattr(image, "tile", ()) if ";16" in str(tile.args)]
         check_mode(name, image, note=f" (stored as {deep[0]})" if deep else "")
         image.load()
@@ -64,14 +64,14 @@ def decode(name: str, data: bytes) -> Image.Image:
 
 
 def check_mode(name: str, image: Image.Image, note: str = "") -> None:
-    """Refuse an image whose channels do not have 8 bits."""
+    """Raise an ImageError when the channels of an image do not have 8 bits."""
     if image.mode not in MODES or note:
         raise ImageError(name, f"has mode {image.mode}{note}; convert it to 8-bit grey or RGB first")
 
 
 @dataclass(frozen=True)
 class ImageForm:
-    """What every stored image is: grey or RGB, height, width; and whether other sizes and colours are converted."""
+    """The colour and size of all stored images, and whether images of other size or colour are converted."""
 
     is_grey: bool
     height: int
@@ -81,7 +81,7 @@ class ImageForm:
 
     @staticmethod
     def of(config: PrepareRun, first: Image.Image) -> ImageForm:
-        """Return the form that the options ask for; what they leave open follows the first image."""
+        """Return the form that the options ask for; without an option, the first image decides."""
         is_grey = is_grey_mode(first) if config.color == "keep" else config.color == "grey"
         size = (config.size, config.size) if isinstance(config.size, int) else config.size
         height, width = size or (first.height, first.width)
@@ -93,10 +93,10 @@ class ImageForm:
         return (1 if self.is_grey else 3, self.height, self.width)
 
     def encode(self, name: str, image: Image.Image) -> bytes:
-        """Bring an image into this form and return it as PNG.
+        """Return an image in this form as PNG.
 
         Raises:
-            ImageError: when it has another size or colour and none was asked for.
+            ImageError: when the image has another size or colour, and the options do not convert it.
         """
         if not self.recolors and is_grey_mode(image) != self.is_grey:
             kinds = ("grey", "in colour") if is_grey_mode(image) else ("in colour", "grey")
@@ -107,18 +107,18 @@ class ImageForm:
                 f"is {image.height} x {image.width} (height x width), the first image is {self.height} x {self.width}; "
                 "--size brings all images to one size",
             )
-        if image.has_transparency_data:  # what lies under transparent pixels is arbitrary
+        if image.has_transparency_data:  # the colour of transparent pixels is arbitrary
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if self.is_grey else "RGB")
         if self.resizes:
             image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
-        # A new image: the old one would hand down its colour profile and transparency as chunks of the PNG.
+        # A new image, because the old one would write its colour profile and transparency into the PNG.
         Image.fromarray(np.asarray(image)).save(stream, "PNG")
         return stream.getvalue()
 
 
 def is_grey_mode(image: Image.Image) -> bool:
-    """Tell whether an image is grey by its mode; a palette counts as colour."""
+    """Return whether the mode of an image is grey; a palette counts as colour."""
     return image.mode in ("1", "L", "LA")

@@ -22,5 +22,5 @@ class DigitsSource(Source):
         super().__init__(spec, names, names, [str(label) for label in digits.target])
 
     def load(self, index: int) -> Image.Image:
-        """Return one digit."""
+        """Return one digit as an image."""
         return Image.fromarray(self.images[index])

@@ -1,4 +1,4 @@
-"""Sources whose images are files: a folder, a zip or a tar of one."""
+"""Sources whose images are files: a folder, or a zip or tar of a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from glow.data.prepare.base import FileSource
 
 
 class FolderSource(FileSource):
-    """A folder of images, with class folders or without. Links are followed."""
+    """A folder of images, with or without class folders. Symbolic links are followed."""
 
     def __init__(self, spec: str) -> None:
         def fail(error: OSError) -> None:
@@ -37,7 +37,7 @@ class FolderSource(FileSource):
 
 
 def check_member(archive: str, member: str) -> None:
-    """Refuse an archive that would write outside of the folder it is unpacked in, although nothing is unpacked here."""
+    """Raise a ValueError when a member would be unpacked outside of the folder; here nothing is unpacked."""
     path = member.replace("\\", "/")
     if path.startswith("/") or path[1:3] == ":/" or ".." in path.split("/"):
         raise ValueError(f"{archive}: refused: member {member!r} points outside of the archive (path traversal)")
@@ -67,14 +67,14 @@ class ZipSource(FileSource):
         return self._open(self.spec)
 
     def read(self, index: int) -> bytes:
-        """Unpack one file into memory."""
+        """Return the content of one file."""
         info = self.handle.getinfo(self.paths[index])
         self.check_size(index, info.file_size)
         return self.handle.read(info)
 
 
 class TarSource(FileSource):
-    """An uncompressed tar of a folder of images, read by the offsets of its members."""
+    """An uncompressed tar of a folder of images; members are read by their offsets."""
 
     top = 1
 
@@ -98,7 +98,7 @@ class TarSource(FileSource):
 
     @cached_property
     def handle(self) -> mmap.mmap:
-        """The bytes of the archive."""
+        """The memory-mapped archive."""
         with Path(self.spec).open("rb") as stream:
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 

@@ -1,4 +1,4 @@
-"""Open images by the name that a user gives them: a split of a prepared data set, or a source, prepared aside."""
+"""Open images by the text that a user types: a split of a data set, or a source, which is prepared first."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from glow.data.read.reader import SplitReader
 
 @dataclass(frozen=True)
 class Place:
-    """Where images lie: a prepared data set and one of its splits, or a source of ``prepare``, which has none."""
+    """The place of images: a prepared data set and one of its splits, or a source of ``prepare`` (split None)."""
 
     location: str
     split: str | None
 
     @staticmethod
     def parse(text: str, default_split: str) -> Place:
-        """Read ``DATA[:SPLIT]``.
+        """Parse ``DATA[:SPLIT]``.
 
         Raises:
-            ValueError: for a split of what is not a prepared data set.
+            ValueError: when there is a split, and the location is not a prepared data set.
         """
         location, colon, split = text.rpartition(":")
         if not (colon and re.fullmatch(r"\w+", split)) or text.startswith((PIPE, "torchvision:")):
@@ -38,10 +38,10 @@ class Place:
 
     @staticmethod
     def of(location: str, split: str | None, default_split: str) -> Place:
-        """Return the place of a data set and a split, None for the default.
+        """Return the place of a location and a split; None: the default split, if it is a data set.
 
         Raises:
-            ValueError: for a split of what is not a prepared data set.
+            ValueError: when there is a split, and the location is not a prepared data set.
         """
         location = location.rstrip("/") or location
         is_remote = location.startswith((PIPE, "http://", "https://"))
@@ -53,7 +53,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """Last part of the location: the name of the folder or archive."""
+        """The last part of the location: the name of the folder or archive."""
         return Path(self.location).resolve().name
 
     def __str__(self) -> str:
@@ -64,10 +64,15 @@ class Place:
 def open_images(
     place: Place, size: int | tuple[int, int] | None, color: Literal["keep", "rgb", "grey"]
 ) -> Iterator[SplitReader]:
-    """Open images; those of a source are prepared with size and colour in a temporary folder of this process.
+    """Open the images of a place. Those of a source are prepared in a temporary folder, which is removed at the end.
+
+    Args:
+        place: The place.
+        size: The option ``size`` of ``prepare``, for a source.
+        color: The option ``color`` of ``prepare``, for a source.
 
     Raises:
-        ValueError: when there are no such images, or ``prepare`` cannot use one of them.
+        ValueError: when there are no images, or ``prepare`` cannot use one of them.
     """
     if place.split is not None:
         yield SplitReader(place.location, place.split)

@@ -1,4 +1,4 @@
-"""Which images a data set has: the sources joined, held-out images chosen, every split shuffled, every sample named."""
+"""Select the images of every split: join the sources, hold out images, shuffle, and name the samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLITS: tuple[str, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image: number of its source, index in it, key in the data set, class index or None."""
+    """One image: the number of its source, its index there, its key in the data set, its class index or None."""
 
     source: int
     index: int
@@ -27,7 +27,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Selection:
-    """The sources of a data set, its class names, and the samples of each split in the order they are stored."""
+    """The sources of a data set, its class names (or None), and the samples of each split in their stored order."""
 
     sources: list[Source]
     classes: tuple[str, ...] | None
@@ -35,10 +35,10 @@ class Selection:
 
 
 def select_samples(config: PrepareRun) -> Selection:
-    """Open the sources and deal their images out to the splits.
+    """Open the sources and distribute their images over the splits.
 
     Raises:
-        ValueError: when a source cannot be used, labels do not fit together, or there are not enough images.
+        ValueError: when a source cannot be used, only some sources have labels, or there are too few images.
     """
     held_out: dict[str, float | int | str | None] = {
         "test": parse_held_out("test", config.test),
@@ -74,10 +74,10 @@ def select_samples(config: PrepareRun) -> Selection:
 
 
 def parse_held_out(name: str, text: str | None) -> float | int | str | None:
-    """Read what is to be held out: a count, a fraction (with a dot), or the source it comes from.
+    """Parse what to hold out: a count, a fraction (with a dot), or a source of its own.
 
     Raises:
-        ValueError: for a fraction outside of (0, 1) or a count below 1.
+        ValueError: when a fraction is not in (0, 1) or a count is below 1.
     """
     if text is None:
         return None
@@ -93,7 +93,11 @@ def parse_held_out(name: str, text: str | None) -> float | int | str | None:
 
 
 def join_classes(sources: Sequence[Source], num_train: int) -> tuple[str, ...] | None:
-    """Return the sorted class names of all sources, None if there are none; held-out ones may add no class to train."""
+    """Return the sorted class names of all sources, or None without labels.
+
+    Raises:
+        ValueError: when only some sources have labels, or a held-out source has a class that train has not.
+    """
     without = [source.spec for source in sources if source.labels is None]
     if without and len(without) < len(sources):
         labelled = next(source.spec for source in sources if source.labels is not None)
@@ -109,7 +113,7 @@ def join_classes(sources: Sequence[Source], num_train: int) -> tuple[str, ...] |
 
 
 def name_samples(sources: Sequence[Source], classes: tuple[str, ...] | None) -> list[Sample]:
-    """List all images, each with a key that no other has."""
+    """Return a sample for every image, each with a unique key."""
     numbers = {name: number for number, name in enumerate(classes or ())}
     samples = []
     taken: set[str] = set()
@@ -127,11 +131,11 @@ def name_samples(sources: Sequence[Source], classes: tuple[str, ...] | None) -> 
 
 
 def slugify(name: str) -> str:
-    """Turn ``airplane/0001.png`` into ``airplane-0001``; of a long path the end is kept, which says most."""
+    """Turn ``airplane/0001.png`` into ``airplane-0001``; of a long path, keep the end."""
     stem, _, extension = name.rpartition(".")
     return re.sub(r"[^A-Za-z0-9_-]", "-", name if "/" in extension or not stem else stem)[-MAX_KEY_LENGTH:]
 
 
 def shuffled(samples: Sequence[Sample], seed: int, split: str) -> list[Sample]:
-    """Return samples in the order they are stored, drawn for this seed and split."""
+    """Return the samples of a split in a random order that depends on the seed and the split only."""
     return [samples[position] for position in generator(seed, "shuffle", split).permutation(len(samples)).tolist()]

@@ -1,4 +1,4 @@
-"""Write the shards of a data set, in one process or several: tars of PNGs and labels, each with its index."""
+"""Write shards, in one process or several: tars of PNGs and labels, each with an index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from glow.data.read.manifest import Shard, index_path, write_index
 
 @dataclass
 class WrittenShard:
-    """What became of one shard's samples; ``shard`` is None if all were left out."""
+    """The result of writing one shard; ``shard`` is None when every image was left out."""
 
     split: str
     num_samples: int
@@ -35,7 +35,7 @@ class WrittenShard:
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """Writes any one shard of a data set, alike in any process."""
+    """Writes single shards of a data set; every process writes the same bytes."""
 
     selection: Selection
     form: ImageForm
@@ -44,7 +44,7 @@ class ShardWriter:
     skips: bool
 
     def shards(self) -> list[tuple[str, int]]:
-        """Return the split and number of every shard there is to write."""
+        """Return split and number of all shards."""
         return [
             (split, number)
             for split, samples in self.selection.splits.items()
@@ -55,7 +55,7 @@ class ShardWriter:
         """Write one shard and its index.
 
         Raises:
-            ImageError: when an image cannot be used and none may be left out.
+            ImageError: when an image cannot be used, and ``skips`` is False.
         """
         start = number * self.shard_size
         samples = self.selection.splits[split][start : start + self.shard_size]
@@ -92,8 +92,8 @@ class ShardWriter:
 
 
 def add_member(tar: tarfile.TarFile, stream: BinaryIO, name: str, data: bytes) -> tuple[str, int, int, str]:
-    """Append a file and return its row of the index: extension, offset of its data, size, name."""
-    info = tarfile.TarInfo(name)  # time, user and group are 0, the mode is 644: the same bytes on every run
+    """Append a file to a tar; return its entry of the index: extension, offset, size in bytes, name."""
+    info = tarfile.TarInfo(name)  # with time, user and group 0 and mode 644: every run writes the same bytes
     info.size = len(data)
     offset = stream.tell() + tarfile.BLOCKSIZE  # keys are short enough for a header of one block
     tar.addfile(info, io.BytesIO(data))
@@ -101,21 +101,21 @@ def add_member(tar: tarfile.TarFile, stream: BinaryIO, name: str, data: bytes) -
 
 
 def write_shards(writer: ShardWriter, num_workers: int) -> Generator[WrittenShard, None, None]:
-    """Write all shards, in this process or in several, and give the results in order."""
+    """Write all shards, in this process or in several; yield the results in order."""
     shards = writer.shards()
     num_workers = min(num_workers, len(shards))
     if num_workers <= 1:
         for split, number in shards:
             yield writer.write(split, number)
         return
-    # Not fork: torch or OpenMP may run threads here. The pipe is how workers learn that they are no longer wanted.
+    # Not fork, because torch or OpenMP may run threads here. The pipe tells the workers when to end.
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     executor = ProcessPoolExecutor(num_workers, context, _start_worker, (writer, receiver))
     with contextlib.ExitStack() as stack:
         stack.callback(receiver.close)
         stack.callback(executor.shutdown, cancel_futures=True)
-        stack.callback(sender.close)  # first, so that after an error nothing is left to wait for
+        stack.callback(sender.close)  # first: after an error the workers end at once
         try:
             yield from executor.map(_write_in_worker, *zip(*shards, strict=True))
             executor.shutdown()
@@ -125,7 +125,7 @@ def write_shards(writer: ShardWriter, num_workers: int) -> Generator[WrittenShar
             ) from error
 
 
-_writer: ShardWriter | None = None  # in a worker process only: its sources are too large to be sent with every shard
+_writer: ShardWriter | None = None  # only in worker processes; its sources are too large to be sent with every shard
 
 
 def _start_worker(writer: ShardWriter, receiver: Connection) -> None:
@@ -136,7 +136,7 @@ def _start_worker(writer: ShardWriter, receiver: Connection) -> None:
 
 
 def _exit_with_parent(receiver: Connection) -> None:
-    """End this process when the parent closes its end of the pipe, or dies of anything: no orphan writes on."""
+    """End this process when the parent closes its end of the pipe or dies."""
     receiver.poll(None)
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""The sources of images by what a user calls them: a path, ``torchvision:NAME`` or ``digits``."""
+"""Open a source of images by the text that a user types: a path, ``torchvision:NAME`` or ``digits``."""
 
 from __future__ import annotations
 

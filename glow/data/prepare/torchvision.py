@@ -1,4 +1,4 @@
-"""Images of any image data set of torchvision, its constructor's arguments found by inspecting its signature."""
+"""Any image data set of torchvision as a source of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from glow.data.prepare.decoding import check_mode, image_errors
 
 
 class TorchvisionSource(Source):
-    """``torchvision:NAME[:SPLIT]``, an image data set of torchvision; SPLIT defaults to its constructor's (train)."""
+    """``torchvision:NAME[:SPLIT]``, an image data set of torchvision.
+
+    The signature of its constructor shows which arguments it takes. Without SPLIT, the constructor chooses: train.
+    """
 
     def __init__(self, spec: str, root: str, download: bool) -> None:
         self.spec, self.root = spec, root
@@ -68,7 +71,7 @@ class TorchvisionSource(Source):
 
 
 def constructor_parameters(cls: type) -> dict[str, bool]:
-    """Return a constructor's parameters, those behind ``**kwargs`` included, and whether each must be given."""
+    """Return the parameters of a constructor, with those behind ``**kwargs``, and whether each is required."""
     parameters: dict[str, bool] = {}
     for base in cls.__mro__:
         signature = inspect.signature(base.__init__)  # type: ignore[misc]
@@ -82,7 +85,7 @@ def constructor_parameters(cls: type) -> dict[str, bool]:
 
 
 def class_names(dataset: Any, first_target: Any) -> list[str] | None:
-    """Return the class name of every image of a torchvision data set; None where targets are not class numbers."""
+    """Return the class name of every image of a torchvision data set; None when its targets are not class numbers."""
     try:
         operator.index(first_target)
     except TypeError:

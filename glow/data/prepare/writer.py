@@ -1,4 +1,4 @@
-"""Prepare a data set: write it aside, rename it when it is whole, and know one that is already there."""
+"""Prepare a data set: write it beside its place, rename it when it is complete, and recognise an existing one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")
 
 
 def prepare(config: PrepareRun) -> Dataset:
-    """Write the data set of ``config`` to ``config.output``, or return it if it is already there.
+    """Write a data set to ``config.output``, or return the one that is there and was made with the same options.
 
-    It is written beside its place and renamed when it is complete.
+    An interrupted run leaves nothing at ``config.output``.
 
     Raises:
-        ValueError: when the sources, an image or the options are not usable, or something else is in its place.
+        ValueError: when a source, an image or an option cannot be used, or there is something else at the output.
     """
     target = Path(config.output).resolve()
     with locked(target.with_name(f".{target.name}.lock"), config.output):
@@ -50,10 +50,10 @@ def _prepare(config: PrepareRun, target: Path) -> Dataset:
 
 
 def find_prepared(config: PrepareRun) -> Dataset | None:
-    """Return the data set at ``config.output`` if it was made with the same options, None if there is nothing.
+    """Return the data set at ``config.output``, or None when nothing is there.
 
     Raises:
-        ValueError: when something else is there.
+        ValueError: when it is damaged, was made with other options, or is not a data set.
     """
     target = Path(config.output)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
@@ -74,7 +74,7 @@ def find_prepared(config: PrepareRun) -> Dataset | None:
 
 
 def preparation(config: PrepareRun) -> dict[str, object]:
-    """Return the options that decide what a data set holds."""
+    """Return the options that decide the content of a data set."""
     return {name: value for name, value in config_to_dict(config).items() if name not in INCIDENTAL}
 
 
@@ -113,7 +113,7 @@ def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, na
 
 
 def _find_form(config: PrepareRun, selection: Selection) -> ImageForm:
-    """Return what every image has to be, looking at the first that can be read."""
+    """Return the form of the stored images, from the options and the first image that can be read."""
     first_error = None
     for source in selection.sources:
         for index in range(len(source.paths)):

@@ -1,1 +1,1 @@
-"""From shards to batches: every image exactly once, in an order that depends on seed and epoch alone."""
+"""From shards to batches: every image exactly once an epoch, in an order that depends on seed and epoch only."""

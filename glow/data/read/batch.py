@@ -1,4 +1,4 @@
-"""Batches of images, and the share of each that a process reads."""
+"""Batches of images, and which part of a global batch a process reads."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from glow.data.read.reader import Sample
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one step, or of a part of it.
+    """A batch of images, or the part of it that one process holds.
 
     Attributes:
-        keys: Sample keys.
+        keys: The keys of the samples.
         images: uint8 ``[N, C, H, W]``.
         noise: Dequantisation noise, float32 in (0, 1), ``[N, C, H, W]``.
         labels: int64 ``[N]``, or None without labels.
-        skipped: What was wrong with each sample that another one stands in for.
-        is_conditional: Whether the labels are for the model too.
+        skipped: One message for each damaged sample that another sample replaces.
+        is_conditional: Whether the model takes the labels.
     """
 
     keys: list[str]
@@ -34,10 +34,10 @@ class Batch:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """Arguments of the model's forward: images, noise, and labels if they are for the model.
+        """The arguments of the model's forward: images, noise, and labels if the model takes them.
 
         Raises:
-            ValueError: when they are and there are none.
+            ValueError: when the model takes labels and the data set has none.
         """
         if not self.is_conditional:
             return self.images, self.noise
@@ -61,7 +61,7 @@ class Batch:
         )
 
     def part(self, start: int, stop: int) -> Batch:
-        """Return the images ``start .. stop - 1``."""
+        """Return the batch of images ``start .. stop - 1``."""
         labels = None if self.labels is None else self.labels[start:stop]
         return Batch(self.keys[start:stop], self.images[start:stop], self.noise[start:stop], labels)
 
@@ -82,13 +82,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Share:
-    """Which process this is, of how many that read the same sequence of global batches."""
+    """Which process this is, and how many processes share the global batches."""
 
     rank: int = 0
     num_processes: int = 1
 
     def slots(self, batch_size: int) -> range:
-        """Return the slots of every global batch that belong to this process."""
+        """Return the positions in a global batch, or in a split, that belong to this process: one range."""
         first, end = (batch_size * r // self.num_processes for r in (self.rank, self.rank + 1))
         return range(first, end)
 

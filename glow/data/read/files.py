@@ -1,4 +1,4 @@
-"""Read files of a data set, or parts of them: from a directory, over http(s), or from a command; failures are retried.
+"""Read the files of a data set, whole or in part, from a directory, over http(s), or from a command; with retries.
 
 A location is a path, a URL, or ``pipe:`` and a shell command that writes the file to its standard output.
 """
@@ -28,16 +28,18 @@ from typing import BinaryIO, TypeVar
 PIPE = "pipe:"
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
 TIMEOUT_S = 30.0
-UNKNOWN_SIZE = -1  # of a file, when a server does not tell
+UNKNOWN_SIZE = -1  # when a server does not say the size of a file
 
 Result = TypeVar("Result")
 
 
 def join(base: str | Path, name: str) -> str:
-    """Return the location of a file of a data set; in a command, ``{}`` stands for the name of the file.
+    """Return the location of the file ``name`` of a data set at ``base``.
+
+    In a command, the name of the file replaces ``{}``.
 
     Raises:
-        ValueError: for a command without ``{}``.
+        ValueError: when a command has no ``{}``.
     """
     base = str(base)
     if not base.startswith(PIPE):
@@ -48,13 +50,18 @@ def join(base: str | Path, name: str) -> str:
 
 
 def read_part(location: str, start: int = 0, end: int | None = None) -> tuple[bytes, int]:
-    """Return the bytes ``start .. end - 1`` (None: all from ``start``) of a file, and its size or ``UNKNOWN_SIZE``.
+    """Return the bytes ``start .. end - 1`` of a file, and the size of the file or ``UNKNOWN_SIZE``.
 
-    A read that fails, or not from a disk stalls for 30 s, is tried again after growing pauses.
+    A read that fails is repeated after 0.5, 1, 2 and 4 s. A server or a command that is silent for 30 s has failed.
+
+    Args:
+        location: A path, a URL, or ``pipe:COMMAND``.
+        start: First byte.
+        end: The byte after the last one. None: the end of the file.
 
     Raises:
-        FileNotFoundError: when there is no such file; at once.
-        ValueError: when it cannot be read; names it.
+        FileNotFoundError: when there is no such file; this is not tried again.
+        ValueError: when the file cannot be read; names it.
     """
     if location.startswith(PIPE):
         read = _read_pipe
@@ -64,12 +71,13 @@ def read_part(location: str, start: int = 0, end: int | None = None) -> tuple[by
 
 
 def fetch(location: str, sha256: str, num_bytes: int) -> str:
-    """Return the path of a copy of what a ``pipe:`` command writes; all processes on this machine share it.
+    """Return the path of a local copy of the output of a ``pipe:`` command.
 
-    It lies in the temporary directory (the variable TMPDIR) under its checksum, and stays there for the next run.
+    The copy lies in the temporary directory (variable TMPDIR), named by its checksum. All processes on this machine and
+    later runs use the same copy.
 
     Raises:
-        ValueError: when the command fails or writes something else, or there is no room for the copy; names it.
+        ValueError: when the command fails, its output has another checksum, or the disk is full; names the command.
     """
     folder = Path(tempfile.gettempdir()) / f"glow-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -77,7 +85,7 @@ def fetch(location: str, sha256: str, num_bytes: int) -> str:
         raise ValueError(f"{folder}: belongs to another user; set TMPDIR to a directory of your own")
     copy = folder / f"{sha256}.tar"
     with (folder / f"{sha256}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process fetches, the others wait for it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process fetches while the others wait
         if not copy.exists() or copy.stat().st_size != num_bytes:
             _persistently(location, lambda: _fetch(location, copy, sha256))
     return str(copy)
@@ -122,7 +130,7 @@ def _read_http(location: str, start: int, end: int | None) -> tuple[bytes, int]:
         error.close()
         if error.code in (404, 410):
             raise FileNotFoundError(f"{location}: {error.reason}") from error
-        if error.code == 416:  # the file is shorter than what is asked for
+        if error.code == 416:  # the file ends before ``start``
             return b"", UNKNOWN_SIZE
         raise
 
@@ -151,7 +159,7 @@ def _fetch(location: str, copy: Path, sha256: str) -> None:
 
 
 def _run(location: str, output: BinaryIO) -> None:
-    """Run a ``pipe:`` command and write what it writes; an OSError when it fails or stalls."""
+    """Run a ``pipe:`` command and copy its output; raise an OSError when it fails or stalls."""
     command = location.removeprefix(PIPE)
     with (
         tempfile.TemporaryFile() as messages,
@@ -180,7 +188,7 @@ def _run(location: str, output: BinaryIO) -> None:
             raise TimeoutError(f"no end within {TIMEOUT_S:g} s of its output") from error
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the shell and all that it started
+                os.killpg(process.pid, signal.SIGKILL)  # the shell and all its children
         if status:
             messages.seek(0)
             lines = messages.read().decode(errors="replace").split("\n")

@@ -1,4 +1,4 @@
-"""Batches for training (endless, seeded, resumable) and for evaluation (every image exactly once)."""
+"""Batches for training: endless, seeded, resumable. Batches for evaluation: every image exactly once."""
 
 from __future__ import annotations
 
@@ -16,29 +16,43 @@ from glow.data.read.order import TrainingOrder
 from glow.data.read.reader import Sample, SplitReader
 from glow.randomness import generator, uniform_noise
 
-RUN_BYTES = 2**20  # what is read at once from one place of a shard: long enough for a parallel file system
-WINDOW_BYTES = 2**26  # what a reader holds of the batches to come
+RUN_BYTES = 2**20  # read at once from one place of a shard: large enough for a parallel file system
+WINDOW_BYTES = 2**26  # read ahead by each reader
 
 
 def dequantization_noise(key: str, shape: tuple[int, ...], seed: int, draw: int = 0) -> np.ndarray:
-    """Return the noise that dequantises the image of this key in an evaluation, float32 in (0, 1)."""
+    """Return the noise that dequantises an image in an evaluation, float32 in (0, 1), of the shape of the image.
+
+    Args:
+        key: The key of the image.
+        shape: Its shape.
+        seed: The seed of the evaluation.
+        draw: Which of several draws for the same image.
+    """
     return uniform_noise(generator(seed, "dequantize", key, draw), shape)
 
 
 def train_batches(
     config: DataConfig, batch_size: int, seed: int, images_seen: int = 0, share: Share | None = None
 ) -> Iterator[Batch]:
-    """Return this process's parts of the global batches, without end, from position ``images_seen`` on.
+    """Return an endless iterator over the parts of the global batches that belong to this process.
 
-    The sequence of global batches, and what noise and augmentation each image gets in which epoch, depends on seed and
-    batch size alone, not on the number of processes or workers.
+    The sequence of global batches depends on seed and batch size only, not on the number of processes or workers. The
+    same holds for the noise and the augmentation of an image, which differ in every epoch.
+
+    Args:
+        config: The data set, augmentation, number of workers.
+        batch_size: The size of the global batch.
+        seed: The seed of the training.
+        images_seen: The position to start from.
+        share: Which process this is. Default: the only one.
 
     Raises:
-        ValueError: when the batch is smaller than the number of processes, or the split holds no image.
+        ValueError: when the batch is smaller than the number of processes, or the train split is empty.
     """
     share = share or Share()
     share.check_batch_size(batch_size)
-    # Each worker is a reader of its own, with its own slots of the batch; their parts arrive in turn.
+    # Each worker reads its own slots of the batch. Their parts arrive in turn.
     num_workers = min(config.num_workers, batch_size // share.num_processes)
     stream = _TrainStream(config, batch_size, seed, images_seen, share)
     loader = DataLoader(
@@ -52,13 +66,13 @@ def train_batches(
 
 
 def _leave_signals_to_training(worker: int) -> None:
-    # Launchers and SLURM send SIGTERM to workers too, which would die of it: they end with their training process.
+    # Launchers and SLURM send SIGTERM to the workers too. They ignore it and end with their training process.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _joined(parts: Iterable[Batch | ValueError], count: int) -> Iterator[Batch]:
-    """Join each ``count`` parts to one batch."""
+    """Join every ``count`` parts to one batch."""
     pending: list[Batch] = []
     for part in parts:
         if isinstance(part, ValueError):
@@ -72,14 +86,14 @@ def _joined(parts: Iterable[Batch | ValueError], count: int) -> Iterator[Batch]:
 def eval_batches(
     reader: SplitReader, batch_size: int, seed: int, share: Share | None = None, num_images: int | None = None
 ) -> Iterator[Batch]:
-    """Yield every image of this process's contiguous part of a split exactly once, in order.
+    """Yield every image of the part of a split that belongs to this process, exactly once and in order.
 
     Args:
         reader: The split.
-        batch_size: Images in a batch; the last one may have fewer.
-        seed: Of the dequantisation noise.
+        batch_size: Images per batch; the last batch may have fewer.
+        seed: The seed of the dequantisation noise.
         share: Which process this is. Default: the only one.
-        num_images: Only the first so many images. Default: all.
+        num_images: Use only the first so many images. Default: all.
     """
     numbers = (share or Share()).slots(min(len(reader), num_images or len(reader)))
     for start in range(numbers.start, numbers.stop, batch_size):
@@ -90,7 +104,7 @@ def eval_batches(
 
 
 def augment(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Mirror and shift one image ``[C, H, W]`` as the config says; the border is repeated."""
+    """Mirror and shift one image ``[C, H, W]`` at random, as the config says. A shift repeats the border pixels."""
     if config.flip and rng.random() < 0.5:
         image = image[:, :, ::-1]
     if config.shift:
@@ -103,7 +117,7 @@ def augment(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> 
 
 
 class _TrainStream(IterableDataset[Batch | ValueError]):
-    """The parts of the global batches that one reader (a process, or a worker of it) has to provide."""
+    """The parts of the global batches that one reader yields: a process, or one of its workers."""
 
     def __init__(self, config: DataConfig, batch_size: int, seed: int, images_seen: int, share: Share) -> None:
         self.config = config
@@ -119,7 +133,7 @@ class _TrainStream(IterableDataset[Batch | ValueError]):
         try:
             yield from self._parts()
         except (ValueError, OSError) as error:
-            # Handed over instead of raised, because a data loader turns what a worker raises into a traceback.
+            # Yielded, not raised: a data loader turns an exception of a worker into a traceback.
             yield ValueError(str(error))
 
     def _parts(self) -> Iterator[Batch]:
@@ -149,7 +163,7 @@ class _TrainStream(IterableDataset[Batch | ValueError]):
     def _batch(
         self, places: Iterable[tuple[int, int]], samples: dict[int, Sample], errors: dict[int, ValueError]
     ) -> Batch:
-        """Decode the images of one batch, given as epoch and number."""
+        """Decode the images of one batch; ``places`` are pairs of epoch and number."""
         chosen, images, noise, skipped = [], [], [], []
         for epoch, number in places:
             try:
@@ -173,7 +187,7 @@ class _TrainStream(IterableDataset[Batch | ValueError]):
         return samples[number], self.reader.decode(samples[number])
 
     def _substitute(self, epoch: int, number: int) -> tuple[Sample, np.ndarray]:
-        """Return a random sample to stand in for a damaged one; which, depends on seed, epoch and number alone."""
+        """Return a random sample in place of a damaged one; the choice depends on seed, epoch and number only."""
         rng = generator(self.seed, "substitute", epoch, number)
         for other in rng.integers(len(self.reader), size=100).tolist():
             with contextlib.suppress(ValueError):

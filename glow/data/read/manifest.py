@@ -1,4 +1,4 @@
-"""What a data set is: dataset.json, and the index beside each shard that says where its samples lie."""
+"""The description of a data set: dataset.json, and an index beside each shard with the places of its samples."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Dataset:
     """The content of dataset.json.
 
     Attributes:
-        name: Name of the data set, by custom that of its directory.
+        name: Name of the data set; ``prepare`` takes that of the directory.
         shape: Channels, height, width of every image.
         bit_depth: Bits a channel of the stored images (8).
-        classes: Names of the labels, or None without labels; a ``.cls`` holds the index into it as text.
-        splits: By name: train, validation, test.
-        preparation: The options that made it.
+        classes: Names of the classes, or None without labels. A ``.cls`` file holds an index into this list, as text.
+        splits: The splits by name: train, validation, test.
+        preparation: The options of ``prepare`` that decide the content.
         left_out: ``{"name", "reason"}`` of every image that could not be used.
     """
 
@@ -69,7 +69,7 @@ class Dataset:
         """Return one split.
 
         Raises:
-            ValueError: when there is none of that name.
+            ValueError: when there is no such split.
         """
         if name not in self.splits:
             raise ValueError(f"data set {self.name} has no split {name!r}; it has {', '.join(self.splits)}")
@@ -78,10 +78,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """Where the samples of one shard lie.
+    """The places of the samples in one shard.
 
     Attributes:
-        keys: Sample keys, UTF-8, ``[n]``.
+        keys: The keys of the samples, UTF-8, ``[n]``.
         spans: Offset and size in bytes of the PNG and of the label, ``[n, 4]``; a label size of 0 means no label.
     """
 
@@ -99,7 +99,7 @@ def load_dataset(directory: str | Path) -> Dataset:
     """Read dataset.json from a directory or a URL.
 
     Raises:
-        ValueError: when it is missing or is not such a file.
+        ValueError: when the file is missing or damaged.
     """
     path = join(directory, MANIFEST)
     try:
@@ -127,7 +127,7 @@ def load_dataset(directory: str | Path) -> Dataset:
         raise ValueError(f"{path}: not a readable {MANIFEST}: {error!r}") from error
     for split in dataset.splits.values():
         for shard in split.shards:
-            # Names become parts of paths, URLs and commands, and checksums names of files.
+            # The file may be a stranger's. Names become parts of paths, URLs and commands; checksums become file names.
             if not re.fullmatch(r"\w[\w.-]*", shard.path):
                 raise ValueError(f"{path}: shard path {shard.path!r} is not the plain name of a file beside it")
             if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
@@ -136,7 +136,7 @@ def load_dataset(directory: str | Path) -> Dataset:
 
 
 def index_path(shard: Path) -> Path:
-    """Return where the index of a shard lies."""
+    """Return the path of the index of a shard."""
     return shard.with_suffix(".idx")
 
 
@@ -144,8 +144,8 @@ def write_index(path: Path, samples: Sequence[Sequence[tuple[str, int, int, str]
     """Write the index of a shard, in the text format of NVIDIA DALI's ``wds2idx``.
 
     Args:
-        path: File to write.
-        samples: For each sample its members: extension, offset, size in bytes, name in the tar.
+        path: The file to write.
+        samples: The members of each sample: extension, offset, size in bytes, name in the tar.
     """
     lines = [" ".join(f"{ext} {offset} {size} {name}" for ext, offset, size, name in sample) for sample in samples]
     path.write_text("\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""In which order training sees the images: a pure function of seed, epoch and global batch size."""
+"""The order in which training sees the images: a pure function of seed, epoch and global batch size."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from glow.randomness import generator
 
 
 def epoch_order(num_images: int, run_length: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Return image numbers in the order of one epoch, ``[num_images]``, each once.
+    """Return the numbers of all images in the order of one epoch, ``[num_images]``.
 
-    The data set is cut into runs of neighbours, the runs are shuffled, and so are the images within each. The result
-    is cut into ``batch_size`` lanes, each a contiguous piece, and position ``i`` of the epoch is image
-    ``i // batch_size`` of lane ``i % batch_size``. So the sequence of global batches knows nothing of processes, and
-    yet whoever reads a contiguous range of slots of every batch reads a contiguous share of the runs.
+    The data set is cut into runs of ``run_length`` neighbours. The runs are shuffled, and so are the images within each
+    run. The result is cut into ``batch_size`` contiguous lanes. Position i of the epoch is image ``i // batch_size`` of
+    lane ``i % batch_size``. So the global batches do not depend on the number of processes, and a process that takes a
+    range of slots of every batch still reads long contiguous runs.
     """
     rng = generator(seed, "order", epoch)
-    # A random phase, so that an image has other neighbours in its run in every epoch.
+    # A random phase: in every epoch an image shares its run with other neighbours.
     run_of = (np.arange(num_images) + rng.integers(run_length)) // run_length
     place_of_run = rng.permutation(run_of[-1] + 1)
     shuffled = np.lexsort((rng.random(num_images), place_of_run[run_of]))
@@ -26,7 +26,7 @@ def epoch_order(num_images: int, run_length: int, batch_size: int, seed: int, ep
 
 
 class TrainingOrder:
-    """The endless sequence of image numbers: epoch after epoch, without a gap or a partial batch between them."""
+    """The endless sequence of image numbers, epoch after epoch; a batch may span two epochs."""
 
     def __init__(self, num_images: int, run_length: int, batch_size: int, seed: int) -> None:
         self.num_images = num_images
@@ -36,7 +36,7 @@ class TrainingOrder:
         self._orders: dict[int, np.ndarray] = {}
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return epoch and image number at each position of the sequence; position 0 is the first image of training."""
+        """Return the epoch and the image number at each position; position 0 is the first image of the training."""
         epochs, offsets = np.divmod(positions, self.num_images)
         images = np.empty_like(offsets)
         needed = np.unique(epochs).tolist()

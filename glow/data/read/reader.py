@@ -1,4 +1,4 @@
-"""Read samples out of the shards of a split by their number."""
+"""Read samples of a split by their number."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from PIL.PngImagePlugin import PngImageFile
 from glow.data.read.files import PIPE, UNKNOWN_SIZE, fetch, join, read_part
 from glow.data.read.manifest import Dataset, Shard, index_path, load_dataset, read_index
 
-GAP_BYTES = 2**16  # so much is read for nothing rather than asking for two parts
+GAP_BYTES = 2**16  # samples closer than this are read by one request, with the gap between them
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as it lies in a shard: its key, the bytes of the PNG, and the text of its label (empty without)."""
+    """One image as stored in a shard: its key, the bytes of the PNG, and the text of its label (empty: no label)."""
 
     key: str
     png: bytes
@@ -29,7 +29,7 @@ class Sample:
 
     @property
     def label(self) -> int | None:
-        """Index of the class, or None without labels."""
+        """The index of the class, or None without a label."""
         return int(self.cls) if self.cls else None
 
 
@@ -37,7 +37,7 @@ class SplitReader:
     """The images of one split, numbered 0 .. n - 1 in the order of the shards.
 
     Raises:
-        ValueError: for a missing data set, split or index, or an index that does not fit dataset.json.
+        ValueError: when the data set, the split or an index is missing, or an index does not match dataset.json.
     """
 
     def __init__(self, directory: str | Path, split: str) -> None:
@@ -59,19 +59,19 @@ class SplitReader:
         return int(self._first[-1])
 
     def keys(self) -> list[str]:
-        """Return the keys of all images, by number."""
+        """Return the keys of all images, in the order of their numbers."""
         return [key.decode() for index in self._indices for key in index.keys]
 
     @property
     def mean_sample_bytes(self) -> float:
-        """Mean size of a sample in the shards, headers included."""
+        """The mean size of a sample in the shards, with its tar headers."""
         return sum(shard.num_bytes for shard in self.split.shards) / max(1, len(self))
 
     def verify(self) -> None:
-        """Check the content of all shards against dataset.json.
+        """Compare the sha256 of every shard with dataset.json.
 
         Raises:
-            ValueError: for a shard that has another sha256; names it.
+            ValueError: when they differ; names the shard.
         """
         for shard in self.split.shards:
             path = join(self.directory, shard.path)
@@ -79,15 +79,15 @@ class SplitReader:
                 raise ValueError(f"{path}: damaged or changed: its sha256 is not the one in dataset.json")
 
     def read(self, numbers: Iterable[int]) -> dict[int, Sample]:
-        """Read the samples of these numbers, neighbours in one request.
+        """Read the samples of these numbers; one request reads neighbours together.
 
         Raises:
-            ValueError: for a shard that is missing or has another size than dataset.json says; names it.
+            ValueError: when a shard is missing or has another size than dataset.json says; names the shard.
         """
         return {number: sample for run in self._runs(numbers) for number, sample in self._read_run(*run)}
 
     def read_readable(self, numbers: Iterable[int]) -> tuple[dict[int, Sample], dict[int, ValueError]]:
-        """Read what can be read of these samples; return it and, by number, what is wrong with the others.
+        """Read these samples, where possible; return the samples, and the errors of the others, by number.
 
         A shard that could not be read is not tried again.
         """
@@ -107,7 +107,7 @@ class SplitReader:
         """Decode the PNG to uint8 ``[C, H, W]``.
 
         Raises:
-            ValueError: for a damaged image or label, or one that dataset.json rules out; names the key.
+            ValueError: when the image or the label is damaged or does not match dataset.json; names the key.
         """
         # Not torchvision's decode_png, a third faster: it crashes the process on a damaged file (seen with 0.29).
         channels, height, width = self.dataset.shape
@@ -116,7 +116,7 @@ class SplitReader:
             raise ValueError(f"{self.directory}: sample {sample.key} is damaged: its label is {sample.cls!r}")
         try:
             _check_png(sample.png)
-            with PngImageFile(io.BytesIO(sample.png)) as image:  # Image.open would look for the format first
+            with PngImageFile(io.BytesIO(sample.png)) as image:  # Image.open would guess the format
                 # The header is checked first: a stranger's shard must not make us decode a huge image.
                 if image.size != (width, height) or len(image.getbands()) != channels or image.mode not in ("L", "RGB"):
                     raise ValueError(
@@ -129,7 +129,7 @@ class SplitReader:
         return pixels.transpose(2, 0, 1)
 
     def _read_run(self, shard_number: int, rows: list[int]) -> list[tuple[int, Sample]]:
-        """Read neighbours of one shard, with what lies between them; return their numbers and samples."""
+        """Read near neighbours of one shard by one request; return their numbers and samples."""
         shard, index = self.split.shards[shard_number], self._indices[shard_number]
         spans = index.spans[rows]
         offsets, sizes = spans[:, [0, 2]], spans[:, [1, 3]]
@@ -142,7 +142,7 @@ class SplitReader:
         return samples
 
     def _runs(self, numbers: Iterable[int]) -> Iterator[tuple[int, list[int]]]:
-        """Group numbers into runs of near neighbours in one shard: its number and ascending rows of its index."""
+        """Group numbers into runs of near neighbours in one shard; yield its number and the rows of its index."""
         ordered = np.unique(np.fromiter(numbers, dtype=np.int64))
         shards = np.searchsorted(self._first, ordered, side="right") - 1
         longest_gap = 1 + GAP_BYTES // max(1, int(self.mean_sample_bytes))
@@ -165,7 +165,7 @@ class SplitReader:
 
 
 def _check_png(content: bytes) -> None:
-    """Raise a SyntaxError unless all chunks have their checksums: Pillow draws many a damaged file without a word.
+    """Raise a SyntaxError when a chunk has a wrong checksum. Pillow decodes many damaged files without an error.
 
     Source: PNG specification, third edition, section 5.3.
     """

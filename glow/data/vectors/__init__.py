@@ -1,1 +1,1 @@
-"""Vectors to train flows on: points, densities, noise."""
+"""Vectors to train flows on: points of a file or a density, and noise."""

@@ -1,4 +1,4 @@
-"""Densities in two dimensions whose vectors can be drawn and whose values are known: what flows are tried on."""
+"""Densities in two dimensions to test flows on: their samples can be drawn, and their values are known."""
 
 from __future__ import annotations
 
@@ -22,35 +22,41 @@ class Density(Protocol):
         """Draw vectors, float64 ``[count, 2]``."""
 
     def log_prob(self, x: Array) -> Array:
-        """Return the log-density ``[N]`` of ``[N, 2]``, in nats; -inf where it is 0."""
+        """Return the log-density ``[N]``, in nats, of ``x [N, 2]``; -inf where the density is 0."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Gaussians: weights ``[K]``, means ``[K, D]``, and the lower Cholesky factors ``[K, D, D]`` of covariances."""
+    """A mixture of K Gaussians.
+
+    Attributes:
+        weights: ``[K]``.
+        means: ``[K, D]``.
+        factors: The lower Cholesky factors of the covariances, ``[K, D, D]``.
+    """
 
     weights: Array
     means: Array
     factors: Array
 
     def sample(self, rng: np.random.Generator, count: int) -> Array:
-        """Draw a component each, and a vector of it."""
+        """Draw a component, and then a vector of it, for each sample."""
         component = rng.choice(len(self.weights), size=count, p=self.weights)
         noise = rng.standard_normal((count, self.means.shape[1]))
         return self.means[component] + np.einsum("nij,nj->ni", self.factors[component], noise)
 
     def log_prob(self, x: Array) -> Array:
-        """Sum over components."""
-        offsets = x[:, None] - self.means
-        standard = np.einsum("kij,nkj->nki", np.linalg.inv(self.factors), offsets)
-        log_volumes = np.log(np.diagonal(self.factors, axis1=1, axis2=2)).sum(1)
+        """Return the log-density: a sum over the components."""
+        offsets = x[:, None] - self.means  # [N, K, D]
+        standard = np.einsum("kij,nkj->nki", np.linalg.inv(self.factors), offsets)  # [N, K, D]
+        log_volumes = np.log(np.diagonal(self.factors, axis1=1, axis2=2)).sum(1)  # [K]
         constants = np.log(self.weights) - log_volumes - 0.5 * x.shape[1] * math.log(2 * math.pi)
         return np.logaddexp.reduce(constants - 0.5 * np.square(standard).sum(2), axis=1)
 
 
 def random_mixture(seed: int, num_components: int = 4) -> Mixture:
-    """Draw a mixture: means in the square of side 8 around 0, standard deviations between 0.3 and 1 along axes of any
-    direction, weights of Dirichlet(4, ..., 4).
+    """Draw a mixture: means in the square of side 8 around 0, standard deviations between 0.3 and 1 along random axes,
+    and weights from Dirichlet(4, ..., 4).
     """
     rng = generator(seed, "mixture")
     weights = rng.dirichlet(np.full(num_components, 4.0))
@@ -64,18 +70,18 @@ def random_mixture(seed: int, num_components: int = 4) -> Mixture:
 
 @dataclass(frozen=True)
 class Moons:
-    """Two half circles of radius 1 that reach into each other, and Gaussian noise."""
+    """Two interleaved half circles of radius 1, plus Gaussian noise."""
 
     noise: float = 0.1
 
     def sample(self, rng: np.random.Generator, count: int) -> Array:
-        """Draw a moon and an angle each, and noise."""
+        """Draw a moon, an angle and the noise for each sample."""
         upper, lower = _moons(rng.uniform(0, math.pi, size=count))
         points = np.where(rng.random(count)[:, None] < 0.5, upper, lower)
         return points + self.noise * rng.standard_normal((count, 2))
 
     def log_prob(self, x: Array) -> Array:
-        """Integrate over the angle, by 300 midpoints: nearer to each other than an eighth of the noise."""
+        """Integrate over the angle, by 300 midpoints; they are closer than an eighth of the noise."""
         angles = (np.arange(300) + 0.5) * (math.pi / 300)
         total = np.full(len(x), -np.inf)
         for center in np.concatenate(_moons(angles)):
@@ -85,19 +91,19 @@ class Moons:
 
 @dataclass(frozen=True)
 class Rings:
-    """Circles around 0 of equal probability; the distance from 0 is Gaussian about their radius."""
+    """Circles around 0 of equal probability; the distance from 0 is Gaussian around the radius."""
 
     radii: tuple[float, ...] = (1.0, 2.0, 3.0)
     noise: float = 0.1
 
     def sample(self, rng: np.random.Generator, count: int) -> Array:
-        """Draw a ring, a distance and an angle each."""
+        """Draw a ring, a distance and an angle for each sample."""
         radius = rng.choice(self.radii, size=count) + self.noise * rng.standard_normal(count)
         angle = rng.uniform(0, 2 * math.pi, size=count)
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
     def log_prob(self, x: Array) -> Array:
-        """Spread the density of the distance over the circle; a distance below 0 counts at the other side."""
+        """Spread the density of the distance over the circle; a negative distance counts on the other side."""
         r = np.linalg.norm(x, axis=1)[:, None]
         standard = [(sign * r - np.array(self.radii)) / self.noise for sign in (1, -1)]
         log_normal = np.logaddexp.reduce(-0.5 * np.square(np.concatenate(standard, axis=1)), axis=1)
@@ -110,7 +116,7 @@ class Checkerboard:
     """Uniform on the 8 dark squares, of side 2, of a board of 4 by 4 around 0."""
 
     def sample(self, rng: np.random.Generator, count: int) -> Array:
-        """Draw a dark square and a place in it each."""
+        """Draw a dark square and a point in it for each sample."""
         row = rng.integers(4, size=count)
         column = 2 * rng.integers(2, size=count) + row % 2
         return 2 * (np.stack([column, row], axis=1) + rng.random((count, 2))) - 4
@@ -131,7 +137,7 @@ DENSITIES: dict[str, Callable[[int], Density]] = {
 
 
 def density_of(config: VectorDataConfig) -> Density | None:
-    """Return the density that the vectors of a config are drawn of; None for those of a file."""
+    """Return the density of a config; None when its vectors come from a file."""
     return DENSITIES[config.name](config.seed) if config.name in DENSITIES else None
 
 

@@ -1,4 +1,4 @@
-"""Noise in place of data, for objectives that need none: batches, and what is held out."""
+"""Batches of noise, for objectives that need no data: variational inference."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ FIRST_FACTOR = 0.01
 
 @dataclass(frozen=True)
 class NoiseBatch:
-    """Noise of one step, or of a part of it: standard normal float32 ``[N, D]``, and the factor of the log-density
-    ``[N]``.
+    """Noise of one step, or the part of it that one process holds.
+
+    Attributes:
+        noise: Standard normal, float32 ``[N, D]``.
+        beta: The factor of the target's log-density, ``[N]``.
+        skipped: Always empty.
     """
 
     noise: Tensor
@@ -28,7 +32,7 @@ class NoiseBatch:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """Arguments of the objective's forward."""
+        """The arguments of the objective's forward."""
         return self.noise, self.beta
 
     def __len__(self) -> int:
@@ -38,9 +42,9 @@ class NoiseBatch:
 
 @dataclass(frozen=True)
 class Noise:
-    """Batches of noise in ``num_dims`` dimensions; the factor rises from 0.01 to 1 in ``anneal_steps`` steps.
+    """Batches of noise in ``num_dims`` dimensions; beta rises from 0.01 to 1 in ``anneal_steps`` steps.
 
-    Source: Rezende & Mohamed 2015 (arXiv 1505.05770), equation 20, for the factor.
+    Source: Rezende & Mohamed 2015 (arXiv 1505.05770), equation 20, for beta.
     """
 
     num_dims: int
@@ -49,12 +53,12 @@ class Noise:
     def train_batches(
         self, batch_size: int, seed: int, images_seen: int = 0, share: Share | None = None
     ) -> Iterator[NoiseBatch]:
-        """Yield this process's parts of the global batches, without end, from position ``images_seen`` on.
+        """Yield the parts of the global batches that belong to this process, without end, from ``images_seen`` on.
 
-        The global batch depends on seed and step alone.
+        The global batch depends on seed and step only.
 
         Raises:
-            ValueError: when there are more processes than there is noise in a batch.
+            ValueError: when the batch is smaller than the number of processes.
         """
         share = share or Share()
         share.check_batch_size(batch_size)
@@ -66,14 +70,14 @@ class Noise:
             step += 1
 
     def validation_batches(self, batch_size: int, seed: int, share: Share | None = None) -> Iterator[NoiseBatch]:
-        """Yield this process's part of the same noise at every validation, each once over all processes."""
+        """Yield this process's part of the validation noise, which is the same at every validation."""
         slots = (share or Share()).slots(NUM_VALIDATION)
         whole = self._batch(generator(seed, "validation noise"), NUM_VALIDATION, slots, 1.0)
         for noise, beta in zip(whole.noise.split(batch_size), whole.beta.split(batch_size), strict=True):
             yield NoiseBatch(noise, beta)
 
     def factor(self, step: int) -> float:
-        """Return the factor of the log-density in the step that follows ``step`` finished ones."""
+        """Return beta in the step that follows ``step`` finished steps."""
         if step >= self.anneal_steps:
             return 1.0
         return FIRST_FACTOR + (1 - FIRST_FACTOR) * step / self.anneal_steps

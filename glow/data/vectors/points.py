@@ -1,4 +1,4 @@
-"""Vectors to train a flow on, of a density or a file: batches, and what is held out."""
+"""Batches of vectors from a density or a file, and held-out vectors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NUM_POINTS = 10_000
 
 @dataclass(frozen=True)
 class VectorBatch:
-    """Vectors of one step, or of a part of it: float32 ``[N, D]``."""
+    """Vectors of one step, or the part of them that one process holds: float32 ``[N, D]``."""
 
     x: Tensor
     skipped: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """Arguments of the flow's forward."""
+        """The arguments of the flow's forward."""
         return (self.x,)
 
     def __len__(self) -> int:
@@ -41,12 +41,13 @@ class VectorData:
     """The vectors that a config describes.
 
     Attributes:
-        density: What they are drawn of, or None.
-        points: Those that are trained on, float32 ``[N, D]``; where every step draws its own, what shows them.
-        held_out: Others.
+        density: The density they are drawn from, or None for a file.
+        points: The vectors to train on, float32 ``[N, D]``. With ``fresh``, every step draws new ones, and these serve
+            for pictures and for the hash.
+        held_out: Other vectors, for validation, float32 ``[M, D]``.
 
     Raises:
-        ValueError: for a file that is no array of finite vectors, or of fewer than four.
+        ValueError: when the file is not an array of at least four finite vectors.
     """
 
     def __init__(self, config: VectorDataConfig) -> None:
@@ -69,18 +70,21 @@ class VectorData:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """Return what tells whether the vectors changed, as of a data set."""
+        """Return sizes and hashes of the vectors, in the form of the splits of a data set."""
         parts = {"train": self.points, "validation": self.held_out}
-        # Fresh vectors are others than the points, but of a density that changes with them.
+        # Fresh vectors differ from the points. But another density has other points, so the hash still notices it.
         return {name: Split(len(part), (), hashlib.sha256(part.tobytes()).hexdigest()) for name, part in parts.items()}
 
     def train_batches(
         self, batch_size: int, seed: int, images_seen: int = 0, share: Share | None = None
     ) -> Iterator[VectorBatch]:
-        """Yield this process's parts of the global batches, without end, from position ``images_seen`` on.
+        """Yield the parts of the global batches that belong to this process, without end, from ``images_seen`` on.
 
-        Fixed vectors come in an order of their own in each epoch, and batches go on over its end. The global batch
-        depends on seed and position alone.
+        Fixed vectors are shuffled anew in every epoch, and a batch may span two epochs. The global batch depends on
+        seed and position only.
+
+        Raises:
+            ValueError: when the batch is smaller than the number of processes.
         """
         share = share or Share()
         share.check_batch_size(batch_size)
@@ -95,7 +99,7 @@ class VectorData:
             images_seen += batch_size
 
     def validation_batches(self, batch_size: int, share: Share | None = None) -> Iterator[VectorBatch]:
-        """Yield this process's part of the held-out vectors, each once over all processes."""
+        """Yield the part of the held-out vectors that belongs to this process."""
         slots = (share or Share()).slots(len(self.held_out))
         for start in range(slots.start, slots.stop, batch_size):
             yield VectorBatch(torch.from_numpy(self.held_out[start : min(start + batch_size, slots.stop)]))
@@ -106,7 +110,7 @@ class VectorData:
 
 
 class _Order:
-    """Which point is at a position of the training: epoch after epoch, each in an order of its own."""
+    """The endless sequence of point numbers, shuffled anew in every epoch."""
 
     def __init__(self, num_points: int, seed: int) -> None:
         self.num_points = num_points
@@ -115,7 +119,7 @@ class _Order:
         self._permutation = np.empty(0, dtype=np.int64)
 
     def __getitem__(self, position: int) -> int:
-        """Return the number of the point."""
+        """Return the number of the point at a position."""
         epoch, place = divmod(position, self.num_points)
         if epoch != self._epoch:
             self._epoch = epoch
@@ -127,7 +131,7 @@ def read_points(path: Path) -> np.ndarray:
     """Read the vectors of a .npy file, as float32 ``[N, D]``.
 
     Raises:
-        ValueError: when it is none, has another number of dimensions, fewer than four vectors, or NaN or infinities.
+        ValueError: when it is not such a file, has fewer than four vectors, or NaN or infinite numbers.
     """
     try:
         points = np.load(path)
