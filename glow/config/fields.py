@@ -16,7 +16,8 @@ def require(condition: bool, name: str, value: object, advice: str) -> None:
         return
     if value is None:
         raise ValueError(f"{name} is not set; {advice}")
-    shown = str(value).lower() if isinstance(value, bool) else repr(value)  # as YAML has it
+    # As YAML has it.
+    shown = str(value).lower() if isinstance(value, bool) else list(value) if isinstance(value, tuple) else repr(value)
     raise ValueError(f"{name}: {shown} is not allowed; {advice}")
 
 
