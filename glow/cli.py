@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import sys
+import time
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from glow.data.read.files import PIPE
 
 CONFIGS = Path(__file__).parent / "configs"  # in the repository a link to configs/
 FUNCTION = "function"  # options that name code to run
+PATIENCE_S = 10.0  # for the main process to fail too
 
 Config = TypeVar("Config")
 
@@ -64,13 +67,18 @@ def config_names() -> list[str]:
 
 def run_stage(main: Callable[[], Any]) -> None:
     """Run a stage from the command line: a user's mistake becomes one line on stderr and exit status 1."""
+    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
     try:
         main()
     except (ValueError, OSError) as error:
+        # Most mistakes meet all processes, and the main one prints them: its launcher then ends the others as they
+        # wait here. What meets one process alone is printed a little later.
+        time.sleep(PATIENCE_S * ((rank > 0) + (local_rank > 0)))
         print(f"error: {_one_line(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
+        if rank == 0:
+            print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
 
 

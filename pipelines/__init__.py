@@ -1,5 +1,9 @@
 """The stages, one module each: parse, build, run, say what was written."""
 
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from glow.config import (
@@ -39,3 +43,18 @@ STAGES = {
     "import_checkpoint": Stage(ImportRun, "turn a model of another program into a checkpoint", positional=True),
     "demo": Stage(DemoRun, "prepare, train, sample and evaluate on small digits"),
 }
+
+
+def _interrupted(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """End with one line where Ctrl-C meets the imports of a stage, which take seconds; ``run_stage`` takes over."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    if os.environ.get("RANK", "0") == "0":
+        print("interrupted", file=sys.stderr)
+    raise SystemExit(130)
+
+
+# Python says -m while it looks for the module of ``python -m pipelines.STAGE``. Programs that import this are left alone.
+if Path(sys.argv[0]).name in ("-m", "glow"):
+    sys.excepthook = _interrupted
