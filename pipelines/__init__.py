@@ -55,6 +55,6 @@ def _interrupted(kind: type[BaseException], error: BaseException, traceback: Tra
     raise SystemExit(130)
 
 
-# Python says -m while it looks for the module of ``python -m pipelines.STAGE``. Programs that import this are left alone.
+# Not in programs that import this. Python says -m while it looks for the module of ``python -m pipelines.STAGE``.
 if Path(sys.argv[0]).name in ("-m", "glow"):
     sys.excepthook = _interrupted

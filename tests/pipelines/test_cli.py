@@ -1,31 +1,30 @@
 """Command lines: configuration from files and options, and errors of one line."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from glow.cli import parse_config, run_stage
+from glow.cli import PATIENCE_S, parse_config, run_stage
 from glow.config import (
-    BenchmarkRun,
     DataConfig,
-    DemoRun,
     EvaluateRun,
     InferRun,
     ModelConfig,
-    PlanRun,
     PolicyRun,
     PrepareRun,
     SampleRun,
-    ScoreRun,
     TrainConfig,
     TrainRun,
     config_from_dict,
     config_to_dict,
 )
+from pipelines import STAGES, command
 
 POLICY_CONFIG = Path("configs/policy.yaml")
 CONFIGS = sorted(path for path in Path("configs").glob("*.yaml") if path != POLICY_CONFIG)
@@ -141,15 +140,14 @@ def test_config_from_dict_names_unknown_fields():
         config_from_dict(DataConfig, {"colour": 1})
 
 
-@pytest.mark.parametrize(
-    "cls", [TrainRun, InferRun, PlanRun, BenchmarkRun, PolicyRun, PrepareRun, SampleRun, EvaluateRun, ScoreRun, DemoRun]
-)
-def test_help_explains_every_option(cls, capsys):
+@pytest.mark.parametrize("name", STAGES)
+def test_help_explains_every_option(name, capsys):
+    stage = STAGES[name]
     with pytest.raises(SystemExit) as stop:
-        parse_config(cls, ["--help"], "it")
+        parse_config(stage.config, ["--help"], name)
     assert stop.value.code == 0
     options = re.findall(r"^  --([\w.]+) (.*?)(?=^  --|^\w|\Z)", capsys.readouterr().out, re.MULTILINE | re.DOTALL)
-    assert {name.split(".")[0] for name, _ in options} >= {field.name for field in dataclasses.fields(cls)}
+    assert {name.split(".")[0] for name, _ in options} >= {field.name for field in dataclasses.fields(stage.config)}
     for name, text in options:
         words = re.split(r"\((?:required|type)", text)[0].split()
         assert len(words) > 3, f"--{name} is not explained"
@@ -164,6 +162,23 @@ def test_users_mistake_is_one_line_and_exit_status_1(error, capsys):
         run_stage(main)
     assert stop.value.code == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("rank", "local_rank", "waits"), [("0", "0", 0), ("8", "0", 1), ("1", "1", 2)])
+def test_mistake_of_one_process_is_printed_after_the_main_process_had_time_to(
+    rank, local_rank, waits, capsys, monkeypatch
+):
+    def main():
+        raise ValueError("the disk of this node is full")
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with pytest.raises(SystemExit):
+        run_stage(main)
+    assert waited == [waits * PATIENCE_S]
+    assert capsys.readouterr().err == "error: the disk of this node is full\n"
 
 
 def test_our_own_mistake_keeps_its_traceback():
@@ -184,15 +199,31 @@ def test_our_own_mistake_keeps_its_traceback():
         ("score", ["--checkpoint", "nowhere", "--data", "x"], "error: nowhere: no such checkpoint or run directory"),
     ],
 )
-def test_no_traceback_for_a_users_mistake(stage, arguments, message, tmp_path):
+def test_no_traceback_for_a_users_mistake(stage, arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["glow", stage, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        command.run()
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [["pipelines.train", "--output", "x"], ["pipelines.command", "train", "--output", "x"]]
+)
+def test_ctrl_c_during_imports_ends_with_one_line(words, tmp_path):
+    interrupt = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / "torch.py").write_text(interrupt)
+    path = os.pathsep.join([str(tmp_path), str(Path.cwd())])
     done = subprocess.run(
-        [sys.executable, "-m", f"pipelines.{stage}", *arguments],
+        [sys.executable, "-m", *words.split(), "--output", "x"],
         cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert done.stderr.startswith(message)
-    assert len(done.stderr.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -1,4 +1,4 @@
-"""Training as users start it, by ``accelerate launch``: the same for any number of processes, and after any fault."""
+"""Training as users start it, by accelerate launch or torchrun: the same for any number of processes, and any fault."""
 
 import json
 import os
@@ -42,15 +42,21 @@ def launch(num_processes, arguments, module="launched", fault="0 0 none"):
     """Run ``accelerate launch`` to its end."""
     multiple = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     multiple += ["--main_process_port", "0", "--num_processes", str(num_processes)]
-    return run_launcher(*multiple, "-m", module, *arguments, FAULT=fault)
+    return run_launcher("accelerate.commands.launch", *multiple, "-m", module, *arguments, FAULT=fault)
 
 
-def run_launcher(*arguments, **environment):
+def torchrun(num_processes, arguments, module="launched"):
+    """Run ``torchrun`` to its end, as ``python -m``."""
+    processes = ["--standalone", "--nproc_per_node", str(num_processes)]
+    return run_launcher("torch.distributed.run", *processes, "-m", module, *arguments)
+
+
+def run_launcher(launcher, *arguments, **environment):
     tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests.parent), str(tests)])
     environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *arguments],
+        [sys.executable, "-m", launcher, *arguments],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -87,7 +93,7 @@ def pair(dataset, runs):
 
 @pytest.fixture(scope="module")
 def three(dataset, runs):
-    done = launch(3, options(dataset, runs / "three", "--train.microbatch_size", "3", "--num_processes", "3"))
+    done = torchrun(3, options(dataset, runs / "three", "--train.microbatch_size", "3", "--num_processes", "3"))
     assert done.returncode == 0, done.stderr
     return runs / "three"
 
@@ -182,12 +188,19 @@ def test_training_goes_on_with_another_number_of_processes(alone, resized):
     assert_close_checkpoints(alone, resized, STEPS, 5e-6)
 
 
+def test_users_mistake_is_printed_once(tmp_path):
+    """The launcher's own report follows: it cannot be told to leave it out."""
+    done = torchrun(2, ["--output", str(tmp_path / "run"), "--data.path", "nowhere"], "pipelines.train")
+    assert done.returncode == 1
+    assert done.stderr.count("error: nowhere: not a data set (no dataset.json)") == 1
+
+
 # The number of processes is what was asked for
 
 
 def test_launch_of_several_processes_that_starts_one_is_refused(dataset, tmp_path):
     arguments = ["--cpu", "--num_processes", "2", "-m", "pipelines.train", *options(dataset, tmp_path / "run")]
-    done = run_launcher(*arguments)
+    done = run_launcher("accelerate.commands.launch", *arguments)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
