@@ -2,14 +2,15 @@
 # Submit prepare, train, sample and evaluate as one chain:
 #   slurm/submit.sh CONFIG NAME [OPTIONS OF PREPARE]
 #   slurm/submit.sh configs/imagenet64.yaml photos --source photos/ --size 64 --validation 0.05 --test 0.05
-# The data set is data/NAME, the run runs/NAME. Without options of prepare, data/NAME has to be there.
+# CONFIG is a file, or the name of a configuration that comes with glow. The data set is data/NAME, the run runs/NAME.
+# Without options of prepare, data/NAME has to be there.
 # slurm/README.md lists the variables that say more to sbatch and to the stages.
 set -euo pipefail -f   # -f: a list such as [0.7,1] is no pattern of file names
 [[ $# -ge 2 ]] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 config=$1 data=data/$2 run=runs/$2
 shift 2
 here=$(dirname "${BASH_SOURCE[0]}")
-[[ -f $config ]] || { echo "error: $config: no such file" >&2; exit 1; }
+[[ -f $config || $config != *[./]* ]] || { echo "error: $config: no such file" >&2; exit 1; }
 [[ $# -gt 0 || -f $data/dataset.json ]] || { echo "error: $data/dataset.json is not there; give the options of prepare" >&2; exit 1; }
 
 # Prints the id of the job: submit STAGE AFTER 'OPTIONS OF SBATCH' OPTIONS OF THE STAGE

@@ -1,5 +1,6 @@
 """The package as ``pip install`` leaves it: the command, its stages and configurations, away from the repository."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -60,3 +61,17 @@ def test_stages_work_in_any_folder_with_configurations_by_name(site, tmp_path):
     assert done.stdout.splitlines()[-1] == "data", done.stderr
     done = run(site, tmp_path, "train", "--config", "smoke", "--data.path", "data", "--data.shift", "8")
     assert (done.returncode, done.stderr) == (1, "error: data.shift: 8, but the images of data are [1, 8, 8]\n")
+
+
+@pytest.mark.parametrize("program", ["python", "accelerate"])
+def test_programs_of_the_container_run_in_the_image(program, tmp_path, monkeypatch):
+    (tmp_path / "apptainer").write_text('#!/bin/sh\necho apptainer "$@"\n')
+    (tmp_path / "apptainer").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("GLOW_IMAGE", "glow.sif")
+    done = subprocess.run([f"containers/bin/{program}", "-m", "a b"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"apptainer exec --nv glow.sif {program} -m a b\n"
+    monkeypatch.delenv("GLOW_IMAGE")
+    done = subprocess.run([f"containers/bin/{program}"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "name the image: export GLOW_IMAGE=$PWD/glow.sif" in done.stderr
