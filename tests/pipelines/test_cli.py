@@ -14,7 +14,6 @@ from glow.cli import PATIENCE_S, parse_config, run_stage
 from glow.config import (
     DataConfig,
     EvaluateRun,
-    InferRun,
     ModelConfig,
     PolicyRun,
     PrepareRun,
