@@ -59,7 +59,7 @@ def report(checkpoint: Path, target: Target, config: InferRun) -> Path:
         **describe(draws, target),
     }
     output.mkdir(parents=True, exist_ok=True)
-    # The report is whole where posterior.json is there.
+    # Written last: where posterior.json is, the report is complete.
     path, partial = output / "posterior.json", output / "posterior.json.partial"
     path.unlink(missing_ok=True)
     np.save(output / "samples.npy", draws.samples.astype(np.float32))

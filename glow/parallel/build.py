@@ -1,4 +1,4 @@
-"""Laying a model over processes as the configuration says."""
+"""Which layout the configuration chooses for a model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from glow.parallel.sharded import Sharded
 
 
 def lay_out(model: nn.Module, run: TrainRun, placement: Placement, accelerator: Accelerator) -> Layout:
-    """Lay a whole model, as the main process has it, over processes (a collective).
+    """Lay a whole model over processes, with the weights of the main process (a collective).
 
-    It is not to be used otherwise then.
+    Use the model only through the layout afterwards.
     """
     # Decompositions of the first weights can differ in the last bits from one kind of machine to another.
     broadcast(model.state_dict())
     config = run.parallel
     if config.mode == "pipeline":
         assert isinstance(model, Glow)
-        # With the same arguments as the table of stages, which has counted already.
+        # Cached: the table of stages counted with the same arguments.
         dtype = NETWORK_DTYPES[accelerator.mixed_precision] or torch.float32
         costs = unit_costs(model.config, run.memory, run.anchor_every or None, dtype)
         return Pipelined(model, placement, accelerator, run, cut(costs, placement.num_stages))

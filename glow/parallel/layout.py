@@ -1,4 +1,4 @@
-"""What training asks of a model, however it is laid over processes; and the plain way, a whole copy in each."""
+"""A layout of a model over processes: what training asks of it, and the plain one, a whole copy in each process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ COMPRESS_HOOKS = {"float16": default_hooks.fp16_compress_hook, "bfloat16": defau
 
 
 class Layout(Protocol):
-    """A model laid over processes. What is called a collective is called by all of them, in the same order.
+    """A model laid over processes. All processes call the collectives, in the same order.
 
     Attributes:
-        model: What this process has of the model: its own ``state_dict`` has the names of the whole model, but where
-            another process has them instead.
-        placement: Of this process.
-        num_copies: Processes that have the same gradient after ``backward``, each of it or of its shard.
+        model: The part of the model that this process holds. Its ``state_dict`` has the parameter names of the whole
+            model, without those that other processes hold.
+        placement: Place of this process.
+        num_copies: Number of processes that hold the same gradient, or the same shard of it, after ``backward``.
     """
 
     placement: Placement
@@ -37,37 +37,35 @@ class Layout(Protocol):
         """Part of the model."""
 
     def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
-        """Add to the gradients that of ``scale`` times the sum of log-probabilities over all processes (a collective).
+        """Add the gradient of ``scale`` times the log-probability of the global batch to the gradients (a collective).
 
         Args:
             inputs: Arguments of the model's forward: this process's part of the global batch, on its device.
-            microbatch_size: Examples that are held at once.
-            scale: Of the loss.
+            microbatch_size: Examples held in memory at once.
+            scale: Factor of the summed log-probability.
 
         Returns:
             This process's part of the scaled sum, a float64 scalar on the device.
         """
 
     def log_prob(self, inputs: Sequence[Tensor]) -> Tensor | None:
-        """Return the log-probabilities ``[N]`` (a collective), or None where another process knows them."""
+        """Return the log-probabilities ``[N]`` (a collective); None on a process that does not know them."""
 
     def in_step(self, batches: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
-        """Yield batches with True, and after the last of them the last again, with False, as long as others have some.
+        """Yield each batch with True; then the last one again with False, while other processes still have batches.
 
-        Some layouts need all processes to take part in every one (a collective then).
+        Only layouts in which all processes take part in every batch repeat it (a collective then).
         """
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return whole tensors, by name, in host memory of the main process; elsewhere nothing (a collective)."""
+        """Return whole tensors, by name, in host memory of the main process; nothing on others (a collective)."""
 
     def whole_model(self) -> nn.Module | None:
-        """Return the whole model, with the current weights, on the main process; None elsewhere (a collective)."""
+        """Return the whole model with its current weights on the main process; None on others (a collective)."""
 
 
 class Replicated:
-    """Every process has the whole model, and all get the same gradients: DistributedDataParallel, or a process
-    alone.
-    """
+    """Every process holds the whole model and gets the same gradients, by DistributedDataParallel or alone."""
 
     def __init__(
         self, model: nn.Module, placement: Placement, accelerator: Accelerator, reduce_dtype: str = "float32"
@@ -81,13 +79,13 @@ class Replicated:
             self._wrapped.register_comm_hook(None, COMPRESS_HOOKS[reduce_dtype])
 
     def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
-        """Add to the gradients, microbatch after microbatch."""
+        """Add to the gradients, one microbatch at a time."""
         total = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
         for microbatch, is_last in microbatches(inputs, microbatch_size):
             # The gradients are reduced once, with the last microbatch.
             with nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
                 scaled = scale * self._wrapped(*microbatch).sum()
-                # What is reduced is the mean over processes.
+                # The reduction takes the mean over processes.
                 (self.num_copies * scaled).backward()
             total += scaled.detach()
         return total
@@ -97,20 +95,20 @@ class Replicated:
         return self.model(*inputs)
 
     def in_step(self, batches: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
-        """Yield all; processes need not have equally many."""
+        """Yield all batches; processes may have different numbers of them."""
         return ((batch, True) for batch in batches)
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the main process's."""
+        """Return the tensors of the main process."""
         return to_host(tensors) if self._accelerator.is_main_process else {}
 
     def whole_model(self) -> nn.Module | None:
-        """Return the main process's."""
+        """Return the model of the main process."""
         return self.model if self._accelerator.is_main_process else None
 
 
 def microbatches(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[list[Tensor], bool]]:
-    """Cut inputs ``[N, ...]`` into parts of ``size`` examples; yield with each whether it is the last."""
+    """Cut inputs ``[N, ...]`` into parts of ``size`` examples; yield each part, and whether it is the last."""
     starts = range(0, len(inputs[0]), size)
     for start in starts:
         yield [value[start : start + size] for value in inputs], start == starts[-1]

@@ -1,4 +1,4 @@
-"""A model whose chain is cut into stages, one for each process of a pipeline."""
+"""A pipelined model: its chain is cut into stages, one for each process of a pipeline."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from glow.parallel.whole import model_of
 
 
 class Pipelined:
-    """Each process has a run of units; between stages go the state and the running log-probability.
+    """Each process holds some consecutive units. The state and the running log-probability pass between stages.
 
-    Microbatches follow each other by the 1F1B schedule. Several pipelines share the batch and add up their gradients.
+    Microbatches follow the 1F1B schedule. Several pipelines share the batch and add up their gradients.
 
     Source: Narayanan et al. 2021 (PipeDream-2BW, arXiv 2006.09503), section 2; Huang et al. 2019 (GPipe, arXiv
     1811.06965).
@@ -56,24 +56,24 @@ class Pipelined:
             output_args=self._stage.outputs_like(size, dtype, "meta"),
             group=mesh["stage"].get_group(),
         )
-        self._scale = 1.0  # of the loss; read when the schedule asks for it
+        self._scale = 1.0  # of the loss; the schedule reads it through _loss
         self._schedule = Schedule1F1B(pipeline_stage, share // size, self._loss, scale_grads=False)
 
     def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
-        """Add to the gradients; all processes of a pipeline are given the same inputs."""
+        """Add to the gradients. All processes of a pipeline get the same inputs."""
         self._scale = scale
         images, noise, *labels = inputs
         losses: list[Tensor] = []
         arguments: dict[str, Any] = {"labels": labels[0]} if labels else {}
         if self._stage.is_last:
-            # The target is not looked at, but a schedule wants one.
+            # The loss ignores the target, but a schedule needs one.
             arguments |= {"target": noise.new_zeros(len(noise)), "losses": losses}
         self._schedule.step(*([images, noise] if self._stage.is_first else []), **arguments)
         self._add_up_gradients()
         return sum((loss.detach().double() for loss in losses), noise.new_zeros((), dtype=torch.float64))
 
     def log_prob(self, inputs: Sequence[Tensor]) -> Tensor | None:
-        """Return the log-probabilities ``[N]`` on the last process of the pipeline."""
+        """Return the log-probabilities ``[N]`` on the last process of the pipeline, None on the others."""
         images, noise, *labels = inputs
         arguments: tuple[Tensor, ...] = (images, noise)
         placement = self.placement
@@ -90,11 +90,11 @@ class Pipelined:
         return None
 
     def in_step(self, batches: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
-        """Yield all: the processes of a pipeline have the same."""
+        """Yield all batches: the processes of a pipeline have the same."""
         return ((batch, True) for batch in batches)
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Send what the stages of the first pipeline have to the main process."""
+        """Send the tensors of the first pipeline's stages to the main process."""
         is_main, device = self._accelerator.is_main_process, self._accelerator.device
         held = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]
         descriptions = gather_object([held])
@@ -112,7 +112,7 @@ class Pipelined:
         return gathered
 
     def whole_model(self) -> Glow | None:
-        """Gather the weights into a model of their own."""
+        """Gather the weights into a new model."""
         return model_of(self.model, self.gather(self.model.state_dict()), self._accelerator)
 
     def _loss(self, log_prob: Tensor, _: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Pipelined:
         if count == 1:
             return
         gradients = local_gradients(self.model.parameters())
-        # In 16 bits a sum could overflow where the mean does not.
+        # Mean, not sum: in 16 bits a sum can overflow.
         dtype = gradients[0].dtype if self._reduce_dtype == torch.float32 else self._reduce_dtype
         flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(count).to(dtype)
         dist.all_reduce(flat, group=self._replicas)

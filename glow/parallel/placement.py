@@ -1,4 +1,4 @@
-"""Which part of every batch, and of the chain of units, belongs to a process."""
+"""The place of a process: its part of every batch, and its part of the chain of units."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from glow.config import TrainRun
 
 @dataclass(frozen=True)
 class Placement:
-    """The place of one process: it reads the batches of ``replica``, and has ``stage`` of the chain."""
+    """The place of one process: it reads the batches of ``replica`` and holds ``stage`` of the chain."""
 
     replica: int
     num_replicas: int
@@ -20,11 +20,11 @@ class Placement:
 def place(run: TrainRun, rank: int, num_processes: int) -> Placement:
     """Return the place of process ``rank``.
 
-    Replicas of one stage have neighbouring ranks: on a cluster they add up their gradients within a node, and what
-    passes between nodes is the state between two stages, which is small.
+    Replicas of one stage have neighbouring ranks. On a cluster they add up their gradients within a node; only the
+    state between two stages, which is small, passes between nodes.
 
     Raises:
-        ValueError: when the number of processes or the batch cannot be divided like this.
+        ValueError: when the processes or the batch cannot be divided as the configuration asks.
     """
     config = run.parallel
     if config.shards is not None and num_processes % config.shards:
@@ -63,7 +63,7 @@ def check_validation(run: TrainRun, num_images: int, num_processes: int) -> None
 
 
 def _check_batches(run: TrainRun, num_stages: int, num_replicas: int) -> None:
-    """Check that every pipeline gets the same number of equal microbatches, and enough of them."""
+    """Check that every pipeline gets the same number of equal microbatches, at least one a stage."""
     share, rest = divmod(run.train.batch_size, num_replicas)
     if rest:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A model of which every process has a shard of all parameters, and gathers a flow step when it is used."""
+"""A sharded model: each process holds a shard of every parameter, and gathers a flow step when it is used."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from glow.parallel.whole import model_of
 
 
 class Sharded:
-    """Parameters, gradients and optimiser state are shared out by ``fully_shard``, a unit of the chain at a time.
+    """Parameters, gradients and optimiser state are sharded by ``fully_shard``, one unit of the chain at a time.
 
-    With ``shards``, over groups of so many processes with neighbouring ranks; the groups have the same.
+    ``parallel.shards`` divides the processes into groups with neighbouring ranks. Each group shards the whole model.
 
     Source: Zhao et al. 2023 (PyTorch FSDP, arXiv 2304.11277); Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054).
     """
@@ -53,15 +53,15 @@ class Sharded:
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
     def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
-        """Add to the gradients; they are reduced with every microbatch, because whole ones are not kept."""
+        """Add to the gradients. Each microbatch reduces them, because no process keeps whole gradients."""
         total = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
         parts = [part for part, _ in microbatches(inputs, microbatch_size)]
-        # As many as the largest share has: all processes take part in gathering a step's parameters.
+        # As many rounds as the largest share needs: all processes take part in gathering a step's parameters.
         largest_share = math.ceil(self._batch_size / self.placement.num_replicas)
         for index in range(math.ceil(largest_share / microbatch_size)):
             is_real = index < len(parts)
             scaled = scale * is_real * self.log_prob(parts[index if is_real else -1]).sum()
-            # What is reduced is the mean over processes.
+            # The reduction takes the mean over processes.
             (self.placement.num_replicas * scaled).backward()
             total += scaled.detach()
         return total
@@ -69,12 +69,12 @@ class Sharded:
     def log_prob(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the log-probabilities ``[N]``."""
         with warnings.catch_warnings():
-            # Splits and some masks end in one; nothing is changed in place after them.
+            # Splits and some masks return views; nothing changes them in place.
             warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
             return self.model(*inputs)
 
     def in_step(self, batches: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
-        """Yield as many as the process with the most: all take part in gathering a step's parameters."""
+        """Yield as many batches as the process with the most: all take part in gathering a step's parameters."""
         remaining = iter(batches)
         batch: Item | None = None
         while True:
@@ -88,7 +88,7 @@ class Sharded:
             yield batch, following is not None
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gather one tensor after the other."""
+        """Gather the tensors one by one."""
         gathered = {}
         for name, tensor in tensors.items():
             value = whole(tensor.detach())
@@ -97,10 +97,10 @@ class Sharded:
         return gathered
 
     def whole_model(self) -> Glow | None:
-        """Gather the weights into a model of their own."""
+        """Gather the weights into a new model."""
         return model_of(self.model, self.gather(self.model.state_dict()), self._accelerator)
 
 
 def _reduce_dtype(config: ParallelConfig) -> torch.dtype | None:
-    """Return the dtype of the reduction; None is that of the gradients, float32 or float64."""
+    """Return the dtype of the reduction; None means the dtype of the gradients, float32 or float64."""
     return None if config.reduce_dtype == "float32" else getattr(torch, config.reduce_dtype)

@@ -1,4 +1,4 @@
-"""A stage of a pipeline: a run of units of the chain as a module of its own."""
+"""A stage of a pipeline: consecutive units of the chain as one module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from glow.models.glow import Glow
 
 
 class Stage(nn.Module):
-    """A run of units: from images and noise, or the state before, to the state after, or the log-probability."""
+    """Consecutive units: images and noise, or a state, in; the next state, or the log-probability, out."""
 
     def __init__(self, model: Glow, units: range) -> None:
         super().__init__()
@@ -24,12 +24,12 @@ class Stage(nn.Module):
         """Run the units.
 
         Args:
-            first: Images, uint8 ``[N, C, H, W]``, or the state.
-            second: Noise, ``[N, C, H, W]``, or the running log-probability ``[N]``.
+            first: Images, uint8 ``[N, C, H, W]``, in the first stage; the state in others.
+            second: Noise, ``[N, C, H, W]``, in the first stage; the running log-probability ``[N]`` in others.
             labels: Classes, or None.
 
         Returns:
-            The state and the running log-probability; of the last stage, the log-probability alone.
+            The state and the running log-probability; the last stage returns the log-probability alone.
         """
         model = self.model
         with torch.autocast(second.device.type, enabled=False):
@@ -39,7 +39,7 @@ class Stage(nn.Module):
         return log_prob if self.is_last else (x.contiguous(), log_prob)
 
     def inputs_like(self, count: int, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Return tensors like the arguments for so many examples, their values undefined."""
+        """Return tensors with the shapes of the arguments for ``count`` examples; their values are undefined."""
         if not self.is_first:
             return self._state_like(self.units.start, count, dtype, device)
         shape = (count, *self.model.image_shape)
@@ -48,7 +48,7 @@ class Stage(nn.Module):
     def outputs_like(
         self, count: int, dtype: torch.dtype, device: torch.device | str
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return tensors like the results for so many examples, their values undefined."""
+        """Return tensors with the shapes of the results for ``count`` examples; their values are undefined."""
         if not self.is_last:
             return self._state_like(self.units.stop, count, dtype, device)
         return torch.empty(count, dtype=dtype, device=device, requires_grad=True)
@@ -56,14 +56,14 @@ class Stage(nn.Module):
     def _state_like(
         self, unit: int, count: int, dtype: torch.dtype, device: torch.device | str
     ) -> tuple[Tensor, Tensor]:
-        """Return a state and log-probability as unit ``unit`` gets them."""
-        # Gradients are sent back for those that say so.
+        """Return tensors with the shapes of the state and log-probability that enter unit ``unit``."""
+        # The pipeline sends gradients back only for tensors that require them.
         make = functools.partial(torch.empty, dtype=dtype, device=device, requires_grad=True)
         return make((count, *self.model.state_shapes[unit])), make(count)
 
 
 def keep_units(model: Glow, units: range) -> None:
-    """Take all other units out of a model, and, if the first is among them, the dequantiser; names stay the same."""
+    """Remove all other units from a model, and the dequantiser unless the first unit stays; names do not change."""
     for index in range(len(model.chain)):
         if index not in units:
             model.chain[index] = nn.Identity()  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Tensors of which a process has a shard, and the same tensors whole."""
+"""Sharded tensors: the shard of a process, and the whole tensor."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what this process has of a tensor: its shard, sharing memory, or all of it."""
+    """Return this process's shard of a tensor, sharing memory; all of an unsharded tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor (a collective, if it is sharded)."""
+    """Return the whole tensor (a collective, if it is sharded)."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def laid_out_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """Return that part of a whole tensor that this process has of ``reference``; nothing is sent."""
+    """Return this process's part of a whole tensor, sharded as ``reference`` is. Nothing is sent."""
     if not isinstance(reference, DTensor):
         return tensor
     device = reference.to_local().device
@@ -27,5 +27,5 @@ def laid_out_like(tensor: Tensor, reference: Tensor) -> Tensor:
 
 
 def local_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """Return what this process has of the gradients."""
+    """Return this process's shards of the gradients; whole gradients of unsharded parameters."""
     return [local(parameter.grad) for parameter in parameters if parameter.grad is not None]

@@ -1,4 +1,4 @@
-"""The whole model, where a process has only a part of it."""
+"""The whole model, built from gathered weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from glow.models.glow import Glow
 
 
 def model_of(part: Glow, weights: Mapping[str, Tensor], accelerator: Accelerator) -> Glow | None:
-    """Return a model like the one that ``part`` is of, with gathered weights, on the main process; elsewhere None.
+    """Return the whole model on the main process; None on others.
 
-    It is on the device of the process, and to be used without gradients.
+    Args:
+        part: The part of the model that this process holds.
+        weights: The weights of the whole model, by name.
+        accelerator: Of this process, on whose device the model will be. Use it without gradients.
     """
     if not accelerator.is_main_process:
         return None

@@ -14,7 +14,7 @@ from glow.parallel.tensors import laid_out_like, local
 class EMA:
     """Averages the parameters of a model, by name; buffers are not averaged.
 
-    The decay after ``t`` updates is ``min(decay, (1 + t) / (10 + t))``, so that the start is soon forgotten.
+    The decay after ``t`` updates is ``min(decay, (1 + t) / (10 + t))``, so that the first weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -23,14 +23,14 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the parameters after ``step`` optimiser steps."""
+        """Include the parameters after ``step`` optimiser steps in the averages."""
         decay = min(self.decay, (1 + step) / (10 + step))
         current = [local(parameter.detach()) for _, parameter in model.named_parameters()]
         torch._foreach_lerp_([local(average) for average in self.average.values()], current, 1 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Put the averages into the model, and the parameters back at the end."""
+        """Put the averages into the model for a while; put its parameters back at the end."""
         raw = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         self._copy(self.average, model)
         try:
@@ -39,11 +39,11 @@ class EMA:
             self._copy(raw, model)
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the state dict of the model with the averages in place of its parameters."""
+        """Return the state dict of the model, with averages instead of its parameters."""
         return {**model.state_dict(), **self.average}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the averages out of what ``state_dict`` of the whole model returned."""
+        """Restore the averages from the ``state_dict`` of the whole model."""
         for name, average in self.average.items():
             average.copy_(laid_out_like(state[name], average))
 

@@ -1,4 +1,4 @@
-"""Scaling of the loss, so that small gradients inside float16 networks do not become 0."""
+"""Scaling of the loss: without it, small gradients inside float16 networks would become 0."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ GROWTH_INTERVAL = 2000
 
 
 class LossScale:
-    """A power of two that is halved when gradients overflow, and doubled after many steps without.
+    """A power of two: halved when gradients overflow, doubled after many steps without an overflow.
 
-    Whether they did is decided by the norm of the whole gradient, which all processes know, however the model is laid
-    over them: torch's GradScaler looks at what one process has.
+    The norm of the whole gradient decides, which all processes know in every layout. torch's GradScaler looks only at
+    the gradients of its own process.
 
     Source: Micikevicius et al. 2018 (arXiv 1710.03740), section 3.2.
     """
@@ -23,7 +23,7 @@ class LossScale:
         self.steps_since_change = 0
 
     def update(self, is_finite: bool) -> None:
-        """Take in whether the gradients of a step were finite."""
+        """Adapt the scale to a step, whose gradients were finite or not."""
         self.steps_since_change += 1
         if not is_finite:
             self.scale, self.steps_since_change = self.scale / 2, 0
@@ -32,7 +32,7 @@ class LossScale:
 
     @property
     def is_collapsed(self) -> bool:
-        """Whether not even very small scales gave finite gradients."""
+        """Whether the scale fell below the smallest that is allowed."""
         return self.scale < SMALLEST_SCALE
 
     def state_dict(self) -> dict[str, float]:

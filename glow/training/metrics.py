@@ -1,4 +1,4 @@
-"""What a run tells about itself: metrics.jsonl, TensorBoard, environment.json."""
+"""The record of a run: metrics.jsonl, TensorBoard, config.yaml, environment.json."""
 
 from __future__ import annotations
 
@@ -30,11 +30,17 @@ Value = float | np.ndarray | list[str]
 
 @dataclass(frozen=True)
 class Scale:
-    """What log-probabilities are told in: how keys of metrics end, the unit, and what a loss in bits/dim is in it."""
+    """The unit in which log-probabilities are reported.
+
+    Attributes:
+        key: End of the keys of metrics.
+        unit: Its name.
+        of_loss: Converts a loss in bits/dim, given the number of dimensions.
+    """
 
     key: str
     unit: str
-    of_loss: Callable[[float, int], float]  # loss and number of dimensions
+    of_loss: Callable[[float, int], float]
 
 
 BITS_PER_DIM = Scale("bits_per_dim", "bits/dim", lambda loss, num_dims: loss)
@@ -42,9 +48,9 @@ ELBO_NATS = Scale("elbo_nats", "nats", lambda loss, num_dims: -loss * num_dims *
 
 
 class MetricsLog:
-    """Writes one JSON line and the TensorBoard values of a step; on a resume, forgets what lies after its checkpoint.
+    """Writes the metrics of a step: a JSON line, and the values for TensorBoard.
 
-    Only one process may have it.
+    A resumed run drops the lines after its checkpoint. Only one process may have the log.
     """
 
     def __init__(self, run: str | Path, start_step: int) -> None:
@@ -56,11 +62,11 @@ class MetricsLog:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept if start_step))
         partial.replace(self.path)
         self._file = self.path.open("a", buffering=1)
-        # purge_step hides what an interrupted run wrote beyond the checkpoint it resumes from.
+        # purge_step hides the values that an interrupted run wrote after its checkpoint.
         self._board = SummaryWriter(str(Path(run) / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
-        """Write numbers to both places, images (uint8 ``[H, W, 3]``) to TensorBoard alone, texts to the file alone."""
+        """Write numbers to both places, images (uint8 ``[H, W, 3]``) only to TensorBoard, texts only to the file."""
         line = {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}
         with self._writing():
             self._file.write(json.dumps({"step": step, **line}) + "\n")
@@ -72,7 +78,7 @@ class MetricsLog:
             self._board.flush()
 
     def __enter__(self) -> MetricsLog:
-        """Keep TensorBoard's thread from printing a traceback of an error that ``write`` raises too."""
+        """Keep TensorBoard's thread from printing the traceback of an error that ``write`` also raises."""
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error
         return self
@@ -99,7 +105,11 @@ class MetricsLog:
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; a last line cut short by a kill is left out."""
+    """Read metrics.jsonl, without a last line that a kill cut short.
+
+    Raises:
+        ValueError: when another line is damaged.
+    """
     path = Path(run) / METRICS_FILE
     lines = path.read_text().splitlines() if path.is_file() else []
     parsed = []

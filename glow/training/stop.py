@@ -1,4 +1,4 @@
-"""When training has to end before its last step: signals, a stop file, a time limit."""
+"""Ending a training before its last step: signals, a stop file, a time limit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 class StopRequest:
     """Knows whether this process was asked to stop: by SIGTERM, SIGUSR1, a file ``stop`` in the run directory, or time.
 
-    A context manager, which handles the signals within it; a second signal is harmless. The clock starts with the
-    object.
+    A context manager that handles the signals; a second signal is harmless. The clock of the time limit starts when
+    the object is made.
     """
 
     def __init__(self, run: str | Path, time_limit: str | None = None) -> None:
         self.run = Path(run)
         self._signal: str | None = None
-        # A twentieth of the time is left for the last step and checkpoint.
+        # The last step and checkpoint get a twentieth of the time.
         limit = None if time_limit is None else 0.95 * parse_time(time_limit)
         self._deadline = None if limit is None else time.monotonic() + limit
 
@@ -33,12 +33,12 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give the signals back to whoever handled them before."""
+        """Restore the handlers of before."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def reason(self) -> str | None:
-        """Say why to stop, or None."""
+        """Return the reason to stop, or None."""
         if self._signal:
             return self._signal
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -50,12 +50,12 @@ class StopRequest:
 
 
 def forget_stop(run: str | Path) -> None:
-    """Remove what an earlier stop left in a run directory."""
+    """Remove stopped.json of an earlier training from a run directory."""
     (Path(run) / STOPPED_FILE).unlink(missing_ok=True)
 
 
 def record_stop(run: str | Path, step: int, reason: str) -> None:
-    """Write stopped.json, by which a job script knows that the run is to go on, and take the stop file away."""
+    """Write stopped.json, which tells a job script to continue the run, and remove the stop file."""
     partial = Path(run) / f"{STOPPED_FILE}.partial"
     partial.write_text(json.dumps({"step": step, "reason": reason}) + "\n")
     partial.replace(Path(run) / STOPPED_FILE)
@@ -63,7 +63,7 @@ def record_stop(run: str | Path, step: int, reason: str) -> None:
 
 
 def remove_stop_file(run: str | Path) -> None:
-    """Take the stop file away, so that it does not stop the next training."""
+    """Remove the stop file, so that it does not stop the next training."""
     (Path(run) / STOP_FILE).unlink(missing_ok=True)
 
 

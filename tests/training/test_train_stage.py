@@ -1,0 +1,112 @@
+"""The train stage: what it writes, and what it refuses."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import write_images
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_runs import options
+
+from glow.config import PrepareRun
+from glow.data.prepare.writer import prepare
+from glow.data.read.reader import SplitReader
+from glow.evaluation.likelihood import Bound, score_split
+from glow.locking import locked
+from glow.training.checkpoints.models import load_model
+from glow.training.checkpoints.reading import read_tensors
+from glow.training.metrics import read_metrics
+from pipelines import train as train_stage
+
+
+def test_training_lowers_the_loss_moves_weights_and_writes_everything(dataset, tmp_path):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run, "--train.num_steps", "40", "--train.checkpoint_every", "20"))
+    losses = [line["train/bits_per_dim"] for line in read_metrics(run)]
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+    assert read_metrics(run)[-1]["images_seen"] == 480
+    last = run / "checkpoints" / "step-00000040"
+    assert {path.name for path in last.iterdir()} == {
+        "model.safetensors", "ema.safetensors", "optimizer.safetensors", "config.yaml", "state.json",
+    }  # fmt: skip
+    assert {path.name for path in run.iterdir()} == {
+        "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "tensorboard",
+    }  # fmt: skip
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["image_shape"] == [3, 8, 8]
+    first, final = (read_tensors(run / "checkpoints" / f"step-{step:08d}", "model") for step in (36, 40))
+    learned = [name for name in first if not name.endswith(("initialized", "permutation", "sign"))]
+    assert all(not torch.equal(first[name], final[name]) for name in learned)
+    raw, averaged = (load_model(run, weights=weights) for weights in ("raw", "ema"))
+    assert not torch.equal(raw.chain[1].bijector.bijectors[0].bias, averaged.chain[1].bijector.bijectors[0].bias)
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0}).Reload()
+    wanted = {"train/bits_per_dim", "validation/bits_per_dim", "train/lr", "train/grad_norm", "train/images_per_s"}
+    wanted |= {"train/step_s", "train/data_wait_s", "train/peak_memory_bytes", "health/inverse_error", "health/prior_2"}
+    wanted |= {"train/images_per_s", "train/images_per_process_per_s", "train/data_wait_s_per_s"}
+    wanted |= {f"health/condition/{unit:03d}" for unit in (1, 2, 5, 6)}
+    lines = read_metrics(run)
+    assert all(0 < line["train/data_wait_s"] < line["train/step_s"] for line in lines)
+    share = [line["train/data_wait_s"] / line["train/step_s"] for line in lines]
+    assert [line["train/data_wait_s_per_s"] for line in lines] == pytest.approx(share)
+    assert all(line["health/inverse_error"] < 1e-4 for line in lines if "health/inverse_error" in line)
+    assert wanted <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("validation/bits_per_dim")] == list(range(4, 41, 4))
+    assert Image.open(io.BytesIO(board.Images("samples")[-1].encoded_image_string)).size[0] > 50
+
+
+def test_two_trainings_in_one_run_directory_are_refused(dataset, tmp_path):
+    with locked(tmp_path / ".lock", "it"), pytest.raises(ValueError, match="another process is writing it"):
+        train_stage.main(options(dataset, tmp_path))
+    train_stage.main(options(dataset, tmp_path, "--train.num_steps", "1"))
+
+
+def test_shift_beyond_the_image_is_refused(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.shift: 8, but the images of .* are \[3, 8, 8\]"):
+        train_stage.main(options(dataset, tmp_path, "--data.shift", "8"))
+
+
+def test_data_without_validation_split_trains(tmp_path, capsys):
+    source = write_images(tmp_path / "images", 40)
+    prepare(PrepareRun([str(source)], str(tmp_path / "data"), num_workers=0))
+    train_stage.main(options(tmp_path / "data", tmp_path / "run"))
+    assert "has no validation split: nothing is measured" in capsys.readouterr().out
+    assert not any("validation/bits_per_dim" in line for line in read_metrics(tmp_path / "run"))
+
+
+def test_validation_measures_the_averaged_weights(dataset, tmp_path):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run, "--train.num_steps", "20", "--train.ema_decay", "0.99"))
+    reader = SplitReader(dataset, "validation")
+
+    def measure(weights):
+        return np.mean(
+            [
+                score.bits_per_dim
+                for score in score_split(load_model(run, weights=weights), reader, 64, Bound("elbo", 1, 0))
+            ]
+        )
+
+    logged = read_metrics(run)[-1]["validation/bits_per_dim"]
+    assert logged == pytest.approx(measure("ema"), abs=1e-5)
+    assert abs(logged - measure("raw")) > 1e-3
+
+
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_damaged_shard_is_one_line_whoever_reads_it(dataset, tmp_path, num_workers):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    with (copy / "train-00003.tar").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match=r"^[^\n]*train-00003\.tar: \d+ bytes, but dataset\.json says[^\n]*$"):
+        train_stage.main(options(copy, tmp_path / "run", "--data.num_workers", num_workers))
+
+
+def test_shape_that_is_not_that_of_the_data_is_refused(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.image_shape: \[1, 8, 8\], but the images of .* are \[3, 8, 8\]"):
+        train_stage.main(options(dataset, tmp_path, "--model.image_shape", "[1, 8, 8]"))
+    with pytest.raises(ValueError, match=r"divisible by 2\^num_levels = 16"):
+        train_stage.main(options(dataset, tmp_path, "--model.num_levels", "4"))
