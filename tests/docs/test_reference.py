@@ -36,3 +36,14 @@ def test_local_links_point_at_files(page):
     links = [link for link in LINK.findall(Path(page).read_text()) if "://" not in link and not link.startswith("#")]
     for link in links:
         assert (Path(page).parent / link.partition("#")[0]).exists(), link
+
+
+def test_recipes_name_files_and_names_that_exist():
+    words = re.findall(r"`([\w./]+)`", Path("CONTRIBUTING.md").read_text())
+    words = [word for word in words if "NAME" not in word]
+    code = "".join(path.read_text() for room in ("glow", "pipelines", "tests") for path in Path(room).rglob("*.py"))
+    paths = [word for word in words if "/" in word or re.search(r"\.(py|md|yml)$", word)]
+    assert len(paths) > 20
+    assert [path for path in paths if not Path(path).exists()] == []
+    names = {name for word in words if word not in paths for name in word.split(".")}
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
