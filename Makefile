@@ -26,7 +26,7 @@ types: .venv/test
 
 # Strict: a broken link, a missing page or one outside of the navigation fails.
 docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo build/site/index.html
 
 # One virtual environment; the stamps say which extras are in it. Installing again is quick.
