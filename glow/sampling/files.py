@@ -65,8 +65,9 @@ class SingleImages:
         paths = [path for temperature in temperatures for path in self._paths(temperature)]
         missing = [path for path in paths if not path.is_file()]
         if missing:
-            others = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
-            raise ValueError(f"{missing[0]}: missing{others}, of {len(paths)} images; draw them before you merge")
+            raise ValueError(
+                f"{missing[0]}: missing; {len(missing)} of {len(paths)} images are not there: draw them before you merge"
+            )
         for temperature in temperatures:
             for path in self._paths(temperature):
                 with Image.open(path) as image:
