@@ -65,9 +65,8 @@ class SingleImages:
         paths = [path for temperature in temperatures for path in self._paths(temperature)]
         missing = [path for path in paths if not path.is_file()]
         if missing:
-            raise ValueError(
-                f"{missing[0]}: missing; {len(missing)} of {len(paths)} images are not there: draw them before you merge"
-            )
+            count = f"{len(missing)} of {len(paths)} images"
+            raise ValueError(f"{missing[0]}: missing; {count} are not there: draw them before you merge")
         for temperature in temperatures:
             for path in self._paths(temperature):
                 with Image.open(path) as image:

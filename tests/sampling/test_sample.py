@@ -72,6 +72,8 @@ def test_merge_refuses_missing_and_foreign_images(run, tmp_path):
         sample_stage.main([*arguments, "--num_images", "5", "--merge", "true"])
     with pytest.raises(ValueError, match=r"images-t1.00/00000000.png: drawn from .*\"seed\": 0"):
         sample_stage.main([*arguments, "--num_images", "3", "--merge", "true", "--seed", "1"])
+    with pytest.raises(ValueError, match=r"images-t1.00/00000000.png: drawn from .*, not from "):
+        sample_stage.main([*arguments, "--num_images", "3", "--merge", "true", "--weights", "raw"])
     with pytest.raises(ValueError, match="save_grids: false is not allowed; set save_images to true, too"):
         sample_stage.main([*arguments, "--save_grids", "false"])
     assert [path.name for path in tmp_path.iterdir()] == ["images-t1.00"]
