@@ -66,9 +66,7 @@ def from_rosinality(
     for name, tensor in expected.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
             found = list(tensors[name].shape) if name in tensors else "nothing"
-            raise ValueError(
-                f"not a state dict of rosinality's Glow: {found} where {list(tensor.shape)} is wanted for {name}"
-            )
+            raise ValueError(f"not a state dict of rosinality's Glow: {found} where {name} needs {list(tensor.shape)}")
         if not tensors[name].isfinite().all():
             raise ValueError(f"the model is broken: {name} is not finite")
     return config, tensors
@@ -84,7 +82,7 @@ def _config(theirs: Mapping[str, Tensor], image_size: int, num_bits: int) -> Mod
     is_affine = theirs[f"{network}.4.conv.weight"].shape[0] == channels
     num_levels = 1 + max(block for block, _ in steps)
     if image_size % 2**num_levels:
-        raise ValueError(f"image_size: {image_size} is not allowed; a multiple of 2^L = {2**num_levels} is")
+        raise ValueError(f"image_size: {image_size} is not allowed; give a multiple of 2^L = {2**num_levels}")
     return ModelConfig(
         image_shape=(channels // 4, image_size, image_size),
         num_bits=num_bits,

@@ -147,7 +147,7 @@ def build_flow(config: FlowConfig) -> Flow:
     """
     num_dims = config.num_dims
     if num_dims is None:
-        raise ValueError("flow.num_dims is not set: give the numbers in a vector")
+        raise ValueError("flow.num_dims is not set: give the length of a vector")
     bijectors: list[Bijector] = []
     for index in range(config.num_layers):
         if config.normalization != "none":

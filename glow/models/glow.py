@@ -223,9 +223,12 @@ class Glow(nn.Module):
 
     def scale_noise(self, noise: Tensor, temperature: float | Sequence[float]) -> list[Tensor]:
         """Cut noise ``[N, C*H*W]`` into the latents of the levels, times the temperature; see ``sample``."""
-        temperatures = [temperature] * len(self.latent_shapes) if isinstance(temperature, int | float) else temperature
-        if len(temperatures) != len(self.latent_shapes):
-            raise ValueError(f"temperature: {len(temperatures)} numbers for {len(self.latent_shapes)} levels")
+        num_levels = len(self.latent_shapes)
+        temperatures = [temperature] * num_levels if isinstance(temperature, int | float) else temperature
+        if len(temperatures) != num_levels:
+            raise ValueError(
+                f"temperature: {len(temperatures)} numbers for {num_levels} levels; give one, or one per level"
+            )
         parts = noise.split([math.prod(shape) for shape in self.latent_shapes], dim=1)
         scaled = zip(parts, self.latent_shapes, temperatures, strict=True)
         return [scale * part.reshape(-1, *shape) for part, shape, scale in scaled]

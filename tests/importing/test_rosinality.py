@@ -180,7 +180,7 @@ def test_other_files_are_refused(tmp_path):
     del state["blocks.1.prior.scale"]
     with pytest.raises(ValueError, match=r"it has no blocks\.1\.prior\.scale"):
         from_rosinality(state, 8, 5)
-    with pytest.raises(ValueError, match=r"image_size: 20 is not allowed; a multiple of 2\^L = 8 is"):
+    with pytest.raises(ValueError, match=r"image_size: 20 is not allowed; give a multiple of 2\^L = 8"):
         from_rosinality(make_state(True, True), 20, 5)
 
 

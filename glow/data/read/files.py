@@ -121,11 +121,11 @@ def _read_http(location: str, start: int, end: int | None) -> tuple[bytes, int]:
             if whole:
                 return content, len(content)
             if response.status != 206:
-                raise ValueError(f"{location}: the server does not answer requests for parts of a file")
-            told = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
-            if told is None or int(told[1]) != start or len(content) != int(told[2]) + 1 - start:
+                raise ValueError(f"{location}: the server does not support range requests, which parts of a file need")
+            answer = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if answer is None or int(answer[1]) != start or len(content) != int(answer[2]) + 1 - start:
                 raise OSError(f"{len(content)} bytes, not those that were asked for")
-            return content, UNKNOWN_SIZE if told[3] == "*" else int(told[3])
+            return content, UNKNOWN_SIZE if answer[3] == "*" else int(answer[3])
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (404, 410):

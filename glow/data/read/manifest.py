@@ -105,7 +105,7 @@ def load_dataset(directory: str | Path) -> Dataset:
     try:
         content, _ = read_part(path)
     except OSError as error:
-        advice = "make one with python -m pipelines.prepare"
+        advice = "make one with glow prepare"
         raise ValueError(f"{directory}: not a data set (no {MANIFEST}); {advice}") from error
     try:
         raw = json.loads(content)

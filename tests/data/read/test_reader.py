@@ -49,9 +49,7 @@ def broken(dataset, tmp_path):
 
 
 def test_missing_data_set_and_split_are_clear_errors(dataset, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"not a data set \(no dataset\.json\); make one with python -m pipelines\.prepare"
-    ):
+    with pytest.raises(ValueError, match=r"not a data set \(no dataset\.json\); make one with glow prepare"):
         SplitReader(tmp_path, "train")
     with pytest.raises(ValueError, match="has no split 'dev'; it has"):
         SplitReader(dataset, "dev")
