@@ -9,9 +9,11 @@ import re
 import sys
 import time
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
@@ -37,7 +39,7 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str, posi
         ValueError: for an unknown key, a wrong type or an impossible value; names the field.
     """
     command = "glow " if Path(sys.argv[0]).name == "glow" else "python -m pipelines."
-    parser = ArgumentParser(prog=f"{command}{stage}", description=cls.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog=f"{command}{stage}", description=cls.__doc__, exit_on_error=False, allow_abbrev=False)
     explained = "YAML file of the options below, or the name of a packaged one (glow --help lists them)."
     parser.add_argument("--config", action="config", help=explained)
     parser.add_class_arguments(cls, as_positional=positional)
@@ -56,7 +58,7 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, stage: str, posi
         options = parser.instantiate(namespace)
         _refuse_code_of_files(namespace.as_dict(), arguments)
     except ArgumentError as error:
-        raise ValueError(_one_line(error).replace("Parser key ", "")) from error
+        raise ValueError(_explain(error, parser, hints)) from error
     return cls(**{field.name: options[field.name] for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
 
 
@@ -94,6 +96,40 @@ def _find_configs(arguments: Sequence[str]) -> list[str]:
             argument = f"{argument.removesuffix(name)}{CONFIGS / name}.yaml"
         found.append(argument)
     return found
+
+
+def _explain(error: ArgumentError, parser: ArgumentParser, hints: Mapping[str, Any]) -> str:
+    """Return what is wrong with the options in one line, and what to give instead."""
+    text = _one_line(error).replace("Parser key ", "")
+    if unknown := re.match(r"unrecognized arguments: --([\w.]+)", text):
+        known = [option[2:] for action in parser._actions for option in action.option_strings if option[:2] == "--"]
+        near = [name for name in known if name.endswith(f".{unknown[1]}")] or get_close_matches(unknown[1], known, 1)
+        advice = f"is it {' or '.join(f'--{name}' for name in near)}?" if near else "--help lists all"
+        return f"--{unknown[1]}: no such option; {advice}"
+    if missing := re.match(r"the following arguments are required: (.*)", text):
+        return f"{missing[1]}: not given; give it as an option or in the file of --config"
+    if key := re.match(r"Group '(.+)' does not accept option '(.+)'", text):
+        return f"{key[1]}.{key[2]}: no such option; --help lists all"
+    if wrong := re.match(r'"([\w.]+)": .*(?:Got|Given) value: (.*)$', text):
+        hint: Any = hints
+        for part in wrong[1].split("."):
+            hint = (hint if isinstance(hint, Mapping) else typing.get_type_hints(hint)).get(part)
+        return f"{wrong[1]}: {wrong[2]!r} is not allowed; give {_wanted(hint)}"
+    return text
+
+
+def _wanted(hint: Any) -> str:
+    """Return a type in words."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        return " or ".join(_wanted(part) for part in parts if part is not type(None))
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if typing.get_origin(hint) is tuple:
+        return f"{len(parts)} integers, as in '[{', '.join('8' * len(parts))}]'"
+    if typing.get_origin(hint) is list:
+        return f"a list, each {_wanted(parts[0])}"
+    return {bool: "true or false", int: "an integer", float: "a number", str: "text"}.get(hint, str(hint))
 
 
 def _refuse_code_of_files(values: object, arguments: Sequence[str], name: str = "") -> None:
