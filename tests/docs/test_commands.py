@@ -83,3 +83,16 @@ def test_the_four_stages_run_as_the_page_says(page, tmp_path, monkeypatch):
     assert report["valid"]
     assert report["num_images"] == 360
     assert (run / "samples/step-00000003/grid-t0.70.png").exists()
+    check_documented(run, "run-files.md")
+    check_documented(Path("data/digits"), "dataset-files.md")
+
+
+def check_documented(directory, page):
+    """Every file of a directory, and every metric in it, has its line on a page of the reference."""
+    text = (ROOT / "docs/reference" / page).read_text()
+    files = [path.name for path in directory.rglob("*") if path.is_file() and "tensorboard" not in path.parts]
+    names = {re.sub(r"-t\d\.\d\d", "-t0.70", name) for name in files}
+    for metrics in directory.glob("metrics.jsonl"):
+        keys = {key for line in metrics.read_text().splitlines() for key in json.loads(line)}
+        names |= {re.sub(r"_\d$", "_1", re.sub(r"/\d{3}$", "/001", key)) for key in keys}
+    assert [name for name in names if f"{name}`" not in text] == []
