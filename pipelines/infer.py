@@ -14,7 +14,8 @@ from tqdm import tqdm
 from glow.cli import parse_config, run_stage
 from glow.config import InferRun
 from glow.execution.precision import use_exact_float32
-from glow.inference.posterior import Draws, describe, draw, noise_batches, plot_posterior
+from glow.inference.pictures import plot_posterior
+from glow.inference.posterior import Draws, describe, draw, noise_batches
 from glow.inference.targets import Target
 from glow.training.checkpoints.manager import find_checkpoint
 from glow.training.checkpoints.models import load_flow

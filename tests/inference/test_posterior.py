@@ -15,7 +15,8 @@ from glow.evaluation.vectors import picture
 from glow.inference.elbo import Elbo
 from glow.inference.energies import Energy
 from glow.inference.logistic import LogisticRegression, breast_cancer
-from glow.inference.posterior import Draws, Grid, describe, draw, grid_of, noise_batches, plot_posterior
+from glow.inference.pictures import plot_posterior
+from glow.inference.posterior import Draws, Grid, describe, draw, grid_of, noise_batches
 from glow.inference.targets import FunctionTarget
 from glow.models.flow import build_flow
 

@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from glow.inference.energies import ENERGIES, Energy
-from glow.inference.posterior import Grid, densities, on_grid
+from glow.inference.pictures import densities
+from glow.inference.posterior import Grid, on_grid
 from glow.training.checkpoints.models import load_flow
 from pipelines import infer
 

@@ -16,7 +16,8 @@ from glow.data.vectors.noise import NUM_VALIDATION, Noise
 from glow.evaluation.vectors import picture
 from glow.inference.build import build_target, fingerprint
 from glow.inference.elbo import Elbo
-from glow.inference.posterior import draw, noise_batches, plot_posterior
+from glow.inference.pictures import plot_posterior
+from glow.inference.posterior import draw, noise_batches
 from glow.models.flow import build_flow
 from glow.training.batch import TrainingBatch
 from glow.training.metrics import ELBO_NATS, Scale
