@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from glow.networks.base import Network
-from glow.networks.dense import Matrices, matrices_of, three_convolutions
+from glow.networks.dense import matrices_of, three_convolutions
 from glow.networks.layers import ContextConv2d, NormalizedConv2d, ZeroConv2d
 
 
@@ -61,8 +60,6 @@ class CouplingNet(Network):
         if not (self.conv1.is_initialized and self.conv2.is_initialized):
             return self.compute_layer_by_layer(x, context)
         dtype = self.compute_dtype or x.dtype
-        matrices = self.reuse(partial(self._matrices, dtype), dtype)
+        layers = (self.conv1, self.conv2, self.conv3, self.context)
+        matrices = self.reuse(partial(matrices_of, *layers, dtype), dtype)
         return three_convolutions(matrices, x, None if self.context is None else self.context.check(context))
-
-    def _matrices(self, dtype: torch.dtype) -> Matrices:
-        return matrices_of(self.conv1, self.conv2, self.conv3, self.context, dtype)
