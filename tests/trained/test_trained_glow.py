@@ -1,6 +1,8 @@
 """What a trained Glow gives in Python is what the stages write, for any number of images."""
 
 import csv
+import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -184,10 +186,18 @@ def test_arguments_that_do_not_fit_are_refused(root, batch, small):
             conditional.log_prob(batch.images, labels=labels)
 
 
-def test_the_checkpoint_is_chosen(root, batch):
+def test_the_checkpoint_is_chosen(root, batch, tmp_path):
     ema = glow.load(root / "affine").bits_per_dim(batch.images)
     assert not torch.equal(glow.load(root / "affine", weights="raw").bits_per_dim(batch.images), ema)
-    assert torch.equal(glow.load(root / "affine", which="best").bits_per_dim(batch.images), ema)
+    run = shutil.copytree(root / "affine", tmp_path / "run")
+    best = next((run / "checkpoints").iterdir())
+    latest = shutil.copytree(best, best.with_name("step-00000099"))
+    state = json.loads((latest / "state.json").read_text())
+    (latest / "state.json").write_text(json.dumps(state | {"validation_bits_per_dim": 99}))
+    (latest / "ema.safetensors").unlink()
+    assert torch.equal(glow.load(run, which="best").bits_per_dim(batch.images), ema)
+    with pytest.raises(ValueError, match=r"step-00000099/ema\.safetensors: missing"):
+        glow.load(run)
     assert str(glow.load(root / "mixture", device="cpu")) == "TrainedGlow(images 1 x 8 x 8, 4 bits, 3 classes)"
     with pytest.raises(ValueError, match="weights: 'EMA'; allowed are 'ema' and 'raw'"):
         glow.load(root / "affine", weights="EMA")
