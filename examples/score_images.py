@@ -26,6 +26,8 @@ def main(run: str, folder: str) -> None:
     """Score all pictures of a folder."""
     model = glow.load(run)
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not paths:
+        sys.exit(f"{folder}: no .png, .jpg or .jpeg in it")
     images = np.stack([read(path, model.glow.image_shape) for path in paths])
     bits = model.bits_per_dim(images)
     for place in bits.argsort(descending=True)[:10].tolist():

@@ -33,6 +33,9 @@ def test_score_images_prints_the_ten_least_likely(monkeypatch, capsys, tmp_path)
     assert lines[0].endswith("07.png")
     bits = [float(line.split()[0]) for line in lines]
     assert bits == sorted(bits, reverse=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="empty: no "):
+        run(monkeypatch, "score_images.py", tmp_path / "affine", tmp_path / "empty")
 
 
 @pytest.mark.parametrize("file", [True, False])
