@@ -64,7 +64,10 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
         check_same_run(checkpoint, run, data.sha256)
         step = read_state(checkpoint)["step"]
         if step >= run.train.num_steps:
-            say(f"{run.output} has made {step} steps already: nothing to do\n{checkpoint}", accelerator)
+            say(
+                f"{run.output} is finished ({step} steps); to train longer, raise train.num_steps\n{checkpoint}",
+                accelerator,
+            )
             return
         for change in changed_options(checkpoint, run):
             say(f"changed since the checkpoint: {change}", accelerator)
@@ -81,10 +84,10 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
         say(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}", accelerator)
     validation = task.validation(share)
     if validation is None:
-        say(f"{run.source} has no validation split: nothing is measured on held-out images", accelerator)
+        say(f"{run.source} has no validation split: training runs without validation", accelerator)
     trainer.fit(batches, validation, task.preview, stop)
     if trainer.step < run.train.num_steps:
-        say(f"stopped after step {trainer.step}; the same command goes on", accelerator)
+        say(f"stopped after step {trainer.step}; give the same command to resume", accelerator)
     say(checkpoints.latest(), accelerator)
     accelerator.end_training()
 
@@ -92,7 +95,8 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
 def describe(run: TrainRun, model: Model, num_replicas: int, accelerator: Accelerator) -> str:
     """Return the size of the model, and the part of each process unless each has the whole model."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    text = f"{num_parameters:,} parameters; {accelerator.num_processes} process(es) on {accelerator.device}"
+    processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
+    text = f"{num_parameters:,} parameters; {processes} on {accelerator.device}"
     if run.parallel.mode == "ddp":
         return text
     images = run.train.microbatch_size or run.train.batch_size // num_replicas

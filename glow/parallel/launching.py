@@ -45,7 +45,7 @@ def _check_precision(run: TrainRun) -> None:
     launched, chosen = os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), run.train.mixed_precision
     if launched not in NETWORK_DTYPES:
         allowed = ", ".join(NETWORK_DTYPES)
-        raise ValueError(f"accelerate launch --mixed_precision {launched} is not supported; {allowed} are")
+        raise ValueError(f"accelerate launch --mixed_precision {launched} is not supported; choose one of {allowed}")
     if launched != "no" and chosen not in (None, launched):
         raise ValueError(
             f"train.mixed_precision: {chosen}, but accelerate launch was given --mixed_precision {launched}; give only "
@@ -61,7 +61,8 @@ def _check_processes(run: TrainRun, num_processes: int) -> None:
             f"{launched} processes were launched, but this one belongs to a group of {num_processes}; {HOW_TO_LAUNCH}"
         )
     if run.num_processes not in (None, num_processes):
-        raise ValueError(f"num_processes: {run.num_processes}, but this training has {num_processes}; {HOW_TO_LAUNCH}")
+        counted = "1 takes part" if num_processes == 1 else f"{num_processes} take part"
+        raise ValueError(f"num_processes: {run.num_processes}, but {counted}; {HOW_TO_LAUNCH}")
     # Without --multi_gpu, accelerate launch starts one process on each machine, whatever was asked for, and prints
     # nothing. But it sets an address to meet at when more than one process or machine was asked for.
     is_alone = "WORLD_SIZE" not in os.environ

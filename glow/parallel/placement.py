@@ -67,14 +67,14 @@ def _check_batches(run: TrainRun, num_stages: int, num_replicas: int) -> None:
     share, rest = divmod(run.train.batch_size, num_replicas)
     if rest:
         raise ValueError(
-            f"train.batch_size: {run.train.batch_size}, but {num_replicas} pipelines share it: a multiple of that is "
-            "allowed"
+            f"train.batch_size: {run.train.batch_size}, but {num_replicas} pipelines share it; give a multiple of "
+            f"{num_replicas}"
         )
     size = run.train.microbatch_size or share
     if share % size or share // size < num_stages:
         allowed = [str(number) for number in range(1, share // num_stages + 1) if share % number == 0]
         raise ValueError(
             f"train.microbatch_size: {run.train.microbatch_size or 'not set'}, but {num_stages} pipeline stages need "
-            f"{num_stages} or more equal microbatches of its {share} images: "
-            + (f"{', '.join(allowed)} are allowed" if allowed else "a larger train.batch_size is needed")
+            f"{num_stages} or more equal microbatches of its {share} images; "
+            + (f"give one of {', '.join(allowed)}" if allowed else "raise train.batch_size")
         )

@@ -32,15 +32,15 @@ def check_same_run(checkpoint: Path, run: TrainRun, data_sha256: str) -> None:
     if read_state(checkpoint)["data_sha256"] != data_sha256:
         kind = "target" if run.target.source else "vectors" if run.is_of_vectors else "images"
         raise ValueError(
-            f"{run.source}: not the {kind} that the run in {run.output} was begun with (their sha256 differs); go on "
-            "with those, or choose another output"
+            f"{run.source}: not the {kind} that the run in {run.output} started with (their sha256 "
+            "differs); use those again, or choose another output"
         )
     before, now = _options(read_config(checkpoint)), _options(run)
     for name, value in before.items():
         if (name.startswith(FIXED_GROUPS) or name in FIXED) and now[name] != value:
             raise ValueError(
-                f"{name}: {now[name]!r}, but the run in {run.output} was begun with {value!r}; go on with that, or "
-                "choose another output"
+                f"{name}: {now[name]!r}, but the run in {run.output} started with {value!r}; use {value!r} again, "
+                "or choose another output"
             )
 
 

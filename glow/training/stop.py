@@ -80,7 +80,7 @@ def parse_time(text: str) -> float:
             raise ValueError
         seconds = 86400 * int(days or 0) + sum(float(part) * 60**n for n, part in enumerate(reversed(parts)))
     except ValueError as error:
-        raise ValueError(f"time_limit: {text!r} is not allowed; SECONDS, HH:MM:SS and D-HH:MM:SS are") from error
+        raise ValueError(f"time_limit: {text!r} is not allowed; give SECONDS, HH:MM:SS or D-HH:MM:SS") from error
     if seconds <= 0:
-        raise ValueError(f"time_limit: {text!r} is not allowed; more than 0 seconds are")
+        raise ValueError(f"time_limit: {text!r} is not allowed; give more than 0 seconds")
     return seconds

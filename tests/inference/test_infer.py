@@ -49,7 +49,7 @@ def test_stage_writes_report_and_a_flow_to_draw_from(tmp_path, capsys):
     samples = sample_stage.main(["--checkpoint", str(tmp_path / "run"), "--num_points", "30"])
     assert {path.name for path in samples.iterdir()} == {"samples.npy", "samples.json"}
     infer(tmp_path / "run", *FEW, "--flow.normalization", "actnorm")
-    assert "nothing to do" in capsys.readouterr().out
+    assert "is finished (" in capsys.readouterr().out
 
 
 def test_metrics_are_the_bound_in_nats(tmp_path):
@@ -173,7 +173,7 @@ def test_target_must_be_given():
 
 def test_another_target_does_not_go_on_with_a_run(tmp_path):
     infer(tmp_path / "run", *FEW)
-    with pytest.raises(ValueError, match=r"u2: not the target that the run in .* was begun with"):
+    with pytest.raises(ValueError, match=r"u2: not the target that the run in .* started with"):
         infer(tmp_path / "run", *FEW, "--target.name", "u2")
 
 

@@ -18,7 +18,7 @@ def test_launcher_and_configuration_may_not_disagree_about_precision(dataset, tm
 
 def test_precision_that_is_not_offered_is_refused(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
-    with pytest.raises(ValueError, match="--mixed_precision fp8 is not supported; no, bf16, fp16 are"):
+    with pytest.raises(ValueError, match="--mixed_precision fp8 is not supported; choose one of no, bf16, fp16"):
         train_stage.main(options(dataset, tmp_path))
 
 

@@ -123,18 +123,18 @@ MISTAKES = [
         r"validation_images: 1 images .* each of 2 processes needs",
     ),
     (2, "{mode: hsdp, shards: 3}", [], r"parallel\.shards: 3, but 2 processes are not a multiple"),
-    (2, "{mode: pipeline, stages: 2}", [], r"microbatch_size: not set, .* its 12 images: 1, 2, 3, 4, 6 are"),
+    (2, "{mode: pipeline, stages: 2}", [], r"microbatch_size: not set, .* its 12 images; give one of 1, 2, 3, 4, 6"),
     (
         2,
         "{mode: pipeline, stages: 2}",
         ["--train.microbatch_size", "5"],
-        r"microbatch_size: 5, .* 1, 2, 3, 4, 6 are",
+        r"microbatch_size: 5, .*; give one of 1, 2, 3, 4, 6",
     ),
     (
         4,
         "{mode: pipeline, stages: 2}",
         ["--train.batch_size", "13"],
-        r"train\.batch_size: 13, but 2 pipelines share it",
+        r"train\.batch_size: 13, but 2 pipelines share it; give a multiple of 2",
     ),
 ]
 

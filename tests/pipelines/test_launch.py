@@ -241,7 +241,7 @@ def test_what_the_launcher_leaves_tells_that_it_was_asked_for_several(
     if refused:
         with pytest.raises(ValueError, match=r"asked for several processes or machines.* but this process is alone"):
             train_stage.main(arguments)
-        with pytest.raises(ValueError, match="num_processes: 2, but this training has 1"):
+        with pytest.raises(ValueError, match="num_processes: 2, but 1 takes part"):
             train_stage.main([*arguments, "--num_processes", "2"])
         assert not (tmp_path / "run").exists()
         arguments += ["--num_processes", "1"]
@@ -258,8 +258,7 @@ def test_other_number_of_processes_is_refused_by_all(dataset, tmp_path):
     said = run_ranks(refusal, 2, [*options(dataset, tmp_path / "run"), "--num_processes", "3"])
     assert len(said) == 2
     assert all(
-        text.startswith("num_processes: 3, but this training has 2; to start several, use accelerate launch")
-        for text in said
+        text.startswith("num_processes: 3, but 2 take part; to start several, use accelerate launch") for text in said
     )
     assert not (tmp_path / "run").exists()
 

@@ -142,9 +142,9 @@ def test_stages_of_images_refuse_a_flow_of_vectors(tmp_path, dataset):
         sample_stage.main(["--checkpoint", str(run), "--label", "1"])
     with pytest.raises(ValueError, match="a flow of vectors needs no plan"):
         plan_stage.main(["--config", "configs/mixture2d.yaml"])
-    with pytest.raises(ValueError, match=r"mixture: not the vectors that the run in .* was begun with"):
+    with pytest.raises(ValueError, match=r"mixture: not the vectors that the run in .* started with"):
         train(tmp_path / "run", "--train.num_steps", "20", "--vectors.seed", "1")
-    with pytest.raises(ValueError, match=r"flow\.num_layers: 5, but the run in .* was begun with 4"):
+    with pytest.raises(ValueError, match=r"flow\.num_layers: 5, but the run in .* started with 4"):
         train(tmp_path / "run", "--train.num_steps", "20", "--flow.num_layers", "5")
 
 

@@ -112,7 +112,7 @@ def test_finished_run_trains_no_further(dataset, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--model.hidden_channels", "9"], r"model\.hidden_channels: 9, but the run in .* was begun with 8"),
+        (["--model.hidden_channels", "9"], r"model\.hidden_channels: 9, but the run in .* started with 8"),
         (["--train.batch_size", "13"], r"train\.batch_size: 13, but the run"),
         (["--train.seed", "5"], r"train\.seed: 5, but the run"),
         (["--data.flip", "true"], r"data\.flip: True, but the run"),
@@ -141,7 +141,7 @@ def test_resuming_on_other_images_is_refused(dataset, tmp_path):
     train_stage.main(options(dataset, run, "--train.num_steps", "1"))
     source = write_images(tmp_path / "images", 40)
     prepare(PrepareRun([str(source)], str(tmp_path / "other"), validation="4", num_workers=0))
-    with pytest.raises(ValueError, match=r"other: not the images that the run in .* was begun with"):
+    with pytest.raises(ValueError, match=r"other: not the images that the run in .* started with"):
         train_stage.main(options(tmp_path / "other", run))
 
 

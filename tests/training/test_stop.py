@@ -34,7 +34,7 @@ def test_stopped_training_goes_on_as_if_nothing_had_happened(dataset, tmp_path, 
     train_and(options(dataset, run, *extra), 5, action or (run / "stop").touch)
     assert json.loads((run / "stopped.json").read_text()) == {"step": 5, "reason": reason}
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        "stopped after step 5; the same command goes on", str(run / "checkpoints/step-00000005"),
+        "stopped after step 5; give the same command to resume", str(run / "checkpoints/step-00000005"),
     ]  # fmt: skip
     train_stage.main(options(dataset, run, *extra))
     assert not (run / "stopped.json").exists()

@@ -73,7 +73,7 @@ def test_data_without_validation_split_trains(tmp_path, capsys):
     source = write_images(tmp_path / "images", 40)
     prepare(PrepareRun([str(source)], str(tmp_path / "data"), num_workers=0))
     train_stage.main(options(tmp_path / "data", tmp_path / "run"))
-    assert "has no validation split: nothing is measured" in capsys.readouterr().out
+    assert "has no validation split: training runs without validation" in capsys.readouterr().out
     assert not any("validation/bits_per_dim" in line for line in read_metrics(tmp_path / "run"))
 
 
