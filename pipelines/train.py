@@ -61,7 +61,7 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
     # File systems of clusters do not show the same to all nodes at once.
     checkpoint = decided_by_main(checkpoints.latest_intact, accelerator)
     if checkpoint:
-        check_same_run(checkpoint, run, data.sha256)
+        check_same_run(checkpoint, run, data.sha256, task.classes)
         step = read_state(checkpoint)["step"]
         if step >= run.train.num_steps:
             say(
@@ -79,6 +79,7 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
         write_record(run, accelerator.device, accelerator.num_processes)
         print(describe(run, model, placement.num_replicas, accelerator))
     trainer = Trainer(lay_out(model, run, placement, accelerator), model.num_dims, run, accelerator, data, task.scale)
+    trainer.classes = task.classes
     if checkpoint:
         trainer.restore(checkpoint)
         say(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}", accelerator)

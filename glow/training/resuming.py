@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from glow.config import TrainRun, config_to_dict, flatten
-from glow.training.checkpoints.reading import read_config, read_state
+from glow.evaluation.checks import check_class_names
+from glow.training.checkpoints.reading import read_config, read_state, trained_classes
 
 # Options that may differ without a word: where files lie, and how the training is started.
 INCIDENTAL = ("output", "data.path", "vectors.path", "data.num_workers", "time_limit", "num_processes")
@@ -23,7 +25,7 @@ FIXED = (
 )
 
 
-def check_same_run(checkpoint: Path, run: TrainRun, data_sha256: str) -> None:
+def check_same_run(checkpoint: Path, run: TrainRun, data_sha256: str, classes: Sequence[str] | None = None) -> None:
     """Check that a run trains the model of a checkpoint on the same data in the same order.
 
     Raises:
@@ -35,6 +37,7 @@ def check_same_run(checkpoint: Path, run: TrainRun, data_sha256: str) -> None:
             f"{run.source}: not the {kind} that the run in {run.output} started with (their sha256 "
             "differs); use those again, or choose another output"
         )
+    check_class_names(trained_classes(checkpoint), classes, run.source)
     before, now = _options(read_config(checkpoint)), _options(run)
     for name, value in before.items():
         if (name.startswith(FIXED_GROUPS) or name in FIXED) and now[name] != value:

@@ -55,6 +55,9 @@ class Trainer:
         accelerator: Of this process.
         data: The train split. Its checksum goes into checkpoints, so that a resumed run notices other data.
         scale: The unit in which losses are reported.
+
+    Attributes:
+        classes: The names of the classes, which go into checkpoints; None without classes.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Trainer:
         self.layout, self.model = layout, layout.model
         self.num_dims, self.scale = num_dims, scale
         self.run, self.data = run, data
+        self.classes: tuple[str, ...] | None = None
         self.accelerator = accelerator
         self.bits_per_nat = 1 / (num_dims * math.log(2))
         self.optimizer = build_optimizer(self.model.parameters(), run.optimizer)
@@ -241,6 +245,7 @@ class Trainer:
                 "num_skipped": self.skipped.count,
                 "skipped_since_log": self.skipped.since_log,
                 "data_sha256": self.data.sha256 if self.data else None,
+                "classes": self.classes,
                 "num_processes": self.accelerator.num_processes,
             }
             saver.save(Snapshot(tensors, self.run, state))

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -51,6 +52,25 @@ def run(colours, tmp_path_factory):
 
 def test_number_of_classes_is_that_of_the_data(run):
     assert load_model(run).num_classes == 2
+
+
+@pytest.fixture
+def renamed(colours, tmp_path):
+    """The same images, with the names of the classes exchanged."""
+    copy = shutil.copytree(colours, tmp_path / "renamed")
+    manifest = json.loads((copy / "dataset.json").read_text())
+    manifest["classes"].reverse()
+    (copy / "dataset.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def test_other_classes_than_those_of_the_training_are_refused(run, renamed):
+    assert json.loads((run / "checkpoints/step-00000060/state.json").read_text())["classes"] == ["bright", "dark"]
+    message = "renamed: class 0 is 'dark', but the model was trained with 'bright' as class 0"
+    with pytest.raises(ValueError, match=message):
+        evaluate_stage.main(["--checkpoint", str(run), "--data", str(renamed)])
+    with pytest.raises(ValueError, match=message):
+        train_stage.main(options(renamed, run, "--model.class_conditional", "true", "--train.num_steps", "61"))
 
 
 def test_report_describes_the_classes(colours, run, tmp_path):

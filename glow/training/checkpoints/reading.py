@@ -44,6 +44,20 @@ def checkpoint_facts(checkpoint: Path, weights: str) -> dict[str, Any]:
     return {"path": str(checkpoint), "step": state["step"], "sha256": state["sha256"][f"{name}.safetensors"]}
 
 
+def trained_classes(checkpoint: Path) -> tuple[str, ...] | None:
+    """Return the names of the classes that the model of a checkpoint takes; None if it has none, or is an old one.
+
+    Raises:
+        ValueError: when state.json is damaged.
+    """
+    classes = read_state(checkpoint).get("classes")
+    if classes is None:
+        return None
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise ValueError(f"{checkpoint / STATE}: classes is not a list of names")
+    return tuple(classes)
+
+
 def read_config(checkpoint: Path) -> TrainRun:
     """Read the configuration of the run that wrote a checkpoint.
 

@@ -32,6 +32,7 @@ class ImageTask:
     def __init__(self, run: TrainRun, dataset: Dataset) -> None:
         self.run = run
         self.splits: Mapping[str, Split] = dataset.splits
+        self.classes = dataset.classes if run.model.class_conditional else None
 
     def build_model(self) -> Glow:
         """Build the Glow with random weights."""

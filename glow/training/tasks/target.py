@@ -32,6 +32,7 @@ class TargetTask:
     """
 
     scale: Scale = ELBO_NATS
+    classes: tuple[str, ...] | None = None
 
     def __init__(self, run: TrainRun) -> None:
         self.target = build_target(run)

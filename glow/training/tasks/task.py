@@ -28,11 +28,13 @@ class Task(Protocol):
         run: The configuration, completed with what the data decides.
         splits: ``train``, and ``validation`` if the data has held-out examples.
         scale: The unit of the reported loss.
+        classes: The names of the classes that the model takes; None without classes.
     """
 
     run: TrainRun
     splits: Mapping[str, Split]
     scale: Scale
+    classes: tuple[str, ...] | None
 
     def build_model(self) -> Model:
         """Build the model with random weights."""

@@ -29,6 +29,7 @@ class VectorTask:
     """
 
     scale: Scale = BITS_PER_DIM
+    classes: tuple[str, ...] | None = None
 
     def __init__(self, run: TrainRun) -> None:
         self.data = VectorData(run.vectors)
