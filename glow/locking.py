@@ -1,4 +1,4 @@
-"""Safe writing: one writer at a time, and files that survive a crash of the machine."""
+"""One writer at a time."""
 
 from __future__ import annotations
 
@@ -32,12 +32,3 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until the contents of a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

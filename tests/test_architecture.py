@@ -13,6 +13,7 @@ from glow.config import FlowConfig, ModelConfig
 # The rooms in the order in which a newcomer reads them. A room imports from those before it and from itself; the rooms
 # of one line do not know each other.
 LAYERS = [
+    ["glow.files"],
     ["glow.config", "glow.randomness", "glow.locking"],
     ["glow.bijectors"],
     ["glow.networks"],

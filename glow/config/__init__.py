@@ -1,7 +1,7 @@
 """Configuration of every stage: frozen dataclasses, checked once. The docstrings of fields are the --help text."""
 
 from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
-from glow.config.fields import config_from_dict, config_to_dict, flatten, require
+from glow.config.fields import config_to_dict, flatten, require
 from glow.config.model import FlowConfig, ModelConfig
 from glow.config.policy import LearnerConfig, PolicyRun
 from glow.config.stages import (
@@ -49,7 +49,6 @@ __all__ = [
     "TrainConfig",
     "TrainRun",
     "VectorDataConfig",
-    "config_from_dict",
     "config_to_dict",
     "flatten",
     "require",

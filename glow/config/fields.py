@@ -1,13 +1,10 @@
-"""Checking and converting the dataclasses of a configuration."""
+"""Checking the dataclasses of a configuration, and turning them into plain values."""
 
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
-
-Config = TypeVar("Config")
+from typing import Any
 
 
 def require(condition: bool, name: str, value: object, advice: str) -> None:
@@ -29,7 +26,7 @@ def require_default(name: str, config: Any, advice: str) -> None:
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """Return a dataclass as nested plain dicts and lists, the form of YAML and JSON."""
+    """Return a dataclass as nested plain dicts and lists, the form of YAML and JSON. ``from_plain`` reads it."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -45,27 +42,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def config_from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
-    """Build a dataclass from the result of ``config_to_dict``.
-
-    Raises:
-        ValueError: for a field that ``cls`` does not have or that has an impossible value.
-    """
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(hints)}")
-    arguments = {}
-    for name, value in values.items():
-        choices = [choice for hint in (hints[name], *typing.get_args(hints[name])) for choice in _choices(hint)]
-        if choices and value is not None:
-            require(value in choices, name, value, f"choose one of {', '.join(map(str, choices))}")
-        is_nested = dataclasses.is_dataclass(hints[name])
-        arguments[name] = config_from_dict(hints[name], value) if is_nested else value
-    return cls(**arguments)
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()

@@ -20,9 +20,9 @@ from glow.config import (
     SampleRun,
     TrainConfig,
     TrainRun,
-    config_from_dict,
     config_to_dict,
 )
+from glow.files.schema import from_plain
 from pipelines import STAGES, command
 
 POLICY_CONFIG = Path("configs/policy.yaml")
@@ -33,13 +33,13 @@ CONFIGS = sorted(path for path in Path("configs").glob("*.yaml") if path != POLI
 def test_every_config_file_is_valid_and_survives_a_round_trip(path):
     run = parse_config(TrainRun, ["--config", str(path)], "train")
     assert run.output == f"runs/{path.stem}"
-    assert config_from_dict(TrainRun, config_to_dict(run)) == run
+    assert from_plain(TrainRun, config_to_dict(run)) == run
 
 
 def test_config_of_the_policies_is_valid_and_survives_a_round_trip():
     run = parse_config(PolicyRun, ["--config", str(POLICY_CONFIG)], "policy")
     assert run.output == "runs/policy"
-    assert config_from_dict(PolicyRun, config_to_dict(run)) == run
+    assert from_plain(PolicyRun, config_to_dict(run)) == run
 
 
 def test_papers_configs_are_the_papers():
@@ -141,17 +141,17 @@ def test_section_that_is_no_mapping_is_an_error_of_one_line(tmp_path):
         parse_config(TrainRun, ["--config", str(file)], "train")
 
 
-def test_config_from_dict_checks_choices():
-    with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; choose one of affine, additive, mixture"):
-        config_from_dict(ModelConfig, {"coupling": "foo"})
-    assert config_from_dict(TrainConfig, {"mixed_precision": None}).mixed_precision is None
-    with pytest.raises(ValueError, match="mixed_precision: 'fp8' is not allowed; choose one of no, fp16, bf16"):
-        config_from_dict(TrainConfig, {"mixed_precision": "fp8"})
+def test_plain_values_of_a_configuration_are_among_the_choices():
+    with pytest.raises(ValueError, match="coupling: 'foo' is not allowed; give one of affine, additive, mixture"):
+        from_plain(ModelConfig, {"coupling": "foo"})
+    assert from_plain(TrainConfig, {"mixed_precision": None}).mixed_precision is None
+    with pytest.raises(ValueError, match="mixed_precision: 'fp8' is not allowed; give one of no, fp16, bf16"):
+        from_plain(TrainConfig, {"mixed_precision": "fp8"})
 
 
-def test_config_from_dict_names_unknown_fields():
+def test_plain_values_of_a_configuration_are_its_fields():
     with pytest.raises(ValueError, match="DataConfig has no field colour; its fields are path, flip"):
-        config_from_dict(DataConfig, {"colour": 1})
+        from_plain(DataConfig, {"colour": 1})
 
 
 @pytest.mark.parametrize("name", STAGES)

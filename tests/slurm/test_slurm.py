@@ -15,7 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from glow.config import TrainRun, config_from_dict
+from glow.config import TrainRun
+from glow.files.schema import from_plain
 from glow.training.metrics import read_metrics
 from pipelines import prepare, sample
 
@@ -111,7 +112,7 @@ def undisturbed(cluster):
     """The run of two nodes that nothing happened to."""
     cluster.wait(cluster.train("undisturbed"))
     run = cluster.work / "runs/undisturbed"
-    assert config_from_dict(TrainRun, yaml.safe_load((run / "config.yaml").read_text())).num_processes == 2
+    assert from_plain(TrainRun, yaml.safe_load((run / "config.yaml").read_text())).num_processes == 2
     return run
 
 

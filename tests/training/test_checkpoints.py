@@ -58,7 +58,7 @@ def test_damaged_checkpoints_are_clear_errors(tmp_path):
     (path / "state.json").write_text("{")
     with pytest.raises(ValueError, match=r"state\.json: not a readable checkpoint state"):
         read_state(path)
-    (path / "config.yaml").write_text("model: {widthh: 3}")
+    (path / "config.yaml").write_text("output: x\nmodel: {widthh: 3}")
     with pytest.raises(
         ValueError, match=r"config\.yaml: not a readable configuration: ModelConfig has no field widthh"
     ):

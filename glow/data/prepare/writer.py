@@ -13,7 +13,8 @@ from glow.data.prepare.decoding import ImageError, ImageForm
 from glow.data.prepare.selection import Selection, select_samples
 from glow.data.prepare.shards import ShardWriter, write_shards
 from glow.data.read.manifest import MANIFEST, Dataset, Shard, Split, index_path, load_dataset, write_manifest
-from glow.locking import locked, sync
+from glow.files.writing import sync
+from glow.locking import locked
 
 # Options that do not change what a data set holds.
 INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")

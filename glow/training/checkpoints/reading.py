@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from glow.config import TrainRun, config_from_dict
+from glow.config import TrainRun
+from glow.files.schema import from_plain
 
 STATE, CONFIG, TENSORS = "state.json", "config.yaml", "{}.safetensors"
 
@@ -66,7 +67,7 @@ def read_config(checkpoint: Path) -> TrainRun:
     """
     path = checkpoint / CONFIG
     try:
-        return config_from_dict(TrainRun, yaml.safe_load(path.read_text()))
+        return from_plain(TrainRun, yaml.safe_load(path.read_text()))
     except (OSError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not a readable configuration: {error}") from error
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glow.config import TrainRun, config_to_dict
-from glow.locking import sync
+from glow.files.writing import sync
 from glow.training.checkpoints.reading import CONFIG, STATE, TENSORS, sha256
 
 

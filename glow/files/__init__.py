@@ -1,0 +1,1 @@
+"""Files as such: read within limits, checked against types, written whole or not at all."""
