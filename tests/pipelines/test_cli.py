@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from glow.cli import PATIENCE_S, parse_config, run_stage
+from glow.cli import parse_config, run_stage
+from glow.cli.stage import PATIENCE_S
 from glow.config import (
     DataConfig,
     EvaluateRun,
@@ -76,8 +77,14 @@ def test_list_options_may_be_repeated():
         "a",
         "b",
     ]
-    for text, values in (("[0, 0.5]", [0.0, 0.5]), ("0.5", [0.5]), ("0,0.5", [0.0, 0.5])):
-        assert parse_config(SampleRun, ["--checkpoint", "r", "--temperatures", text], "sample").temperatures == values
+    for words, values in (
+        (["[0, 0.5]"], [0.0, 0.5]),
+        (["0.5"], [0.5]),
+        (["0,0.5"], [0.0, 0.5]),
+        (["0.5", "0.7"], [0.5, 0.7]),
+    ):
+        run = parse_config(SampleRun, ["--temperatures", *words, "--checkpoint", "r"], "sample")
+        assert (run.temperatures, run.checkpoint) == (values, "r")
     assert parse_config(PrepareRun, ["--source", "a", "--output", "c", "--size", "[4, 6]"], "prepare").size == (4, 6)
 
 
@@ -115,7 +122,30 @@ def test_list_options_may_be_repeated():
         (TrainRun, ["--output", "x", "--model.num_bits", "9"], r"model\.num_bits: 9 is not allowed; give 1 to 8"),
         (TrainRun, ["--output", "x", "--data.shift", "-1"], r"data\.shift"),
         (TrainRun, [], r"^output: not given; give it as an option"),
-        (TrainRun, ["--config", "none.yaml"], r"File does not exist: '.*none\.yaml'"),
+        (
+            TrainRun,
+            ["--config", "none.yaml"],
+            r"^--config none\.yaml: no such file; glow --help lists the packaged names$",
+        ),
+        (
+            TrainRun,
+            ["--config", "docs"],
+            r"^--config docs: a folder; give the YAML file in it, as in docs/config\.yaml$",
+        ),
+        (
+            TrainRun,
+            ["--output", "x", "--model", "3"],
+            r"^model: '3' is not allowed; give its options one by one, as in --model\.",
+        ),
+        (TrainRun, ["--output", "x", "--model=3"], r"^model: '3' is not allowed"),
+        (TrainRun, ["--output"], r"^--output: not given a value; give text$"),
+        (TrainRun, ["--output", "x", "y"], r"^y: belongs to no option; give each value as --NAME VALUE"),
+        (PrepareRun, ["--source", "a", "--output", "x", "--size", "64x96"], r"^size: '64x96' .*'\[64, 96\]'$"),
+        (
+            SampleRun,
+            ["--checkpoint", "r", "--label", "Bag"],
+            r"^label: 'Bag' .*; give the number of the class: 0 is the",
+        ),
         (SampleRun, ["--checkpoint", "r", "--num_images", "0"], r"num_images: 0 is not allowed; give 1 or more"),
         (EvaluateRun, ["--checkpoint", "r"], r"^data: not given; give it"),
         (PrepareRun, ["--source", "a", "--output", "b", "--shard_size", "0"], r"shard_size: 0 is not allowed"),
@@ -137,7 +167,9 @@ def test_unknown_key_of_a_file_is_an_error_that_names_it(tmp_path):
 def test_section_that_is_no_mapping_is_an_error_of_one_line(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("output: runs/a\nmodel: 3\n")
-    with pytest.raises(ValueError, match="model: 3 is not a group of options"):
+    with pytest.raises(
+        ValueError, match=r"a\.yaml, line 2: model: '3' is not allowed; give its options one by one, as in"
+    ):
         parse_config(TrainRun, ["--config", str(file)], "train")
 
 
@@ -163,7 +195,7 @@ def test_help_explains_every_option(name, capsys):
     options = re.findall(r"^  --([\w.]+) (.*?)(?=^  --|^\w|\Z)", capsys.readouterr().out, re.MULTILINE | re.DOTALL)
     assert {name.split(".")[0] for name, _ in options} >= {field.name for field in dataclasses.fields(stage.config)}
     for name, text in options:
-        words = re.split(r"\((?:required|type)", text)[0].split()
+        words = re.split(r"\((?:required|default|an? )", text)[0].split()
         assert len(words) > 3, f"--{name} is not explained"
 
 
