@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> Option | None:
     images = run.train.microbatch_size or math.ceil(run.train.batch_size / num_processes)
     ways = options(run, num_processes, run.gpu_memory_gib * GIB, images)
     print(model_text(run))
-    print(f"\n{num_processes} process(es) of {run.gpu_memory_gib:g} GiB, {run.train.batch_size} images a step:")
+    processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
+    print(f"\n{processes} of {run.gpu_memory_gib:g} GiB, {run.train.batch_size} images a step:")
     print(ways_table(ways, images))
     stages = pipeline_table(run, num_processes, ways, images)
     if stages:
@@ -52,7 +53,7 @@ def with_data(run: PlanRun) -> PlanRun:
         ValueError: when the model is not known, or is a flow of vectors.
     """
     if run.is_of_vectors:
-        raise ValueError("vectors.name: a flow of vectors needs no plan: leave it out")
+        raise ValueError("vectors.name: leave it out; plan is for a Glow of images")
     if is_known(run.model):
         return run
     try:

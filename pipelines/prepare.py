@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_config(PrepareRun, argv, "prepare")
     dataset = find_prepared(config)
     if dataset is not None:
-        print("already there, made with the same options (remove it to prepare it again)")
+        print("already prepared with these options; to prepare it again, remove it")
     else:
         dataset = prepare(config)
     print(summary(dataset))

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     data = Place.of(config.data, config.split, "test")
     places = ScoredPlaces.find(data, config.outliers, config.reference, read_config(checkpoint).data.path)
     if (config.size or config.color != "keep") and all(place.split for place in places.all):
-        raise ValueError("size, color: only for images that are not prepared, and all of these are")
+        raise ValueError("size, color: leave them out; all these images are prepared already")
     bound = Bound("elbo", 1, config.seed, labels="unknown")
     with contextlib.ExitStack() as stack:
         readers = {place: stack.enter_context(open_images(place, config.size, config.color)) for place in places.all}
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
 def resizing(model: Glow) -> str:
     """Return the options that bring images to the shape of the model, for an error."""
     channels, height, width = model.image_shape
-    return f"; --size '[{height}, {width}]' --color {'grey' if channels == 1 else 'rgb'} brings them to it"
+    return f"; give --size '[{height}, {width}]' --color {'grey' if channels == 1 else 'rgb'}"
 
 
 if __name__ == "__main__":

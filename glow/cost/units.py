@@ -83,9 +83,7 @@ def cut(costs: Sequence[UnitCost], num_stages: int) -> list[range]:
     """
     num_steps = sum(cost.is_step for cost in costs)
     if not 1 <= num_stages <= num_steps:
-        raise ValueError(
-            f"{num_stages} pipeline stages: the model has {num_steps} flow steps, 1 to that many are allowed"
-        )
+        raise ValueError(f"{num_stages} pipeline stages: the model has {num_steps} flow steps; give 1 to {num_steps}")
     macs = _running_sum([cost.num_macs for cost in costs])
     steps = _running_sum([int(cost.is_step) for cost in costs])
     # best[end] is the best cut of the first ``end`` units into the stages so far: the most arithmetic of a stage, the

@@ -83,7 +83,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     for scored in (summary["data"], *summary["outliers"]):
         mean, length = scored["bits_per_dim"]["mean"], scored["code_bits_per_dim"]["mean"]
         lines.append(
-            f"{scored['name']}: {scored['num_images']} images, {mean:.4f} bits/dim, code {length:.4f} bits/dim"
+            f"{scored['name']}: {scored['num_images']} images, {mean:.4f} bits/dim by the model, "
+            f"{length:.4f} as PNG or WebP"
         )
         for score, area in scored.get("auroc", {}).items():
             error = area["standard_error"]

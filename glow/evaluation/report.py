@@ -70,9 +70,11 @@ def extreme_images(reader: SplitReader, scores: Sequence[ImageScore]) -> dict[st
 
 def headline(summary: Mapping[str, Any]) -> str:
     """Return the result of a valid bpd.json as one line."""
-    error = summary["standard_error"]
-    uncertainty = "" if error is None else f" ± {error:.4f}"
-    return f"{summary['bits_per_dim']:.4f}{uncertainty} bits/dim on {summary['num_images']} images"
+    mean, error, count = summary["bits_per_dim"], summary["standard_error"], summary["num_images"]
+    images = f"{count} images of {summary['dataset']['name']}:{summary['dataset']['split']}"
+    if error is None:
+        return f"{mean:.4f} bits/dim ({images})"
+    return f"{mean:.4f} ± {error:.4f} bits/dim (mean ± standard error, {images})"
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:

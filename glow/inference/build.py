@@ -22,7 +22,7 @@ def build_target(run: TrainRun) -> Target:
     config, num_dims = run.target, run.flow.num_dims
     if config.function is not None:
         if num_dims is None:
-            raise ValueError(f"flow.num_dims is not set: give the length of an x of {config.function}")
+            raise ValueError(f"flow.num_dims is not set; give the dimension of the x that {config.function} takes")
         return FunctionTarget(config.function, _find(config.function), num_dims)
     target = Energy(config.name) if config.name in ENERGIES else _logistic(config.prior_std or 1.0)
     if num_dims not in (None, target.num_dims):

@@ -47,7 +47,7 @@ class LogisticRegression(Target):
                 f"first row {int(broken[0])}"
             )
         if not ((labels == 0) | (labels == 1)).all():
-            raise ValueError(f"logistic regression: labels {labels.unique().tolist()[:8]}; only 0 and 1 are allowed")
+            raise ValueError(f"logistic regression: labels {labels.unique().tolist()[:8]}; give only 0 and 1")
         num_features = features.shape[1]
         names = names or [f"w{number}" for number in range(1, num_features + 1)]
         super().__init__("logistic", num_features + 1, ["intercept", *names])

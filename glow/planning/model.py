@@ -12,7 +12,11 @@ def is_known(model: ModelConfig) -> bool:
 
 def unknown_model(model: ModelConfig, error: Exception) -> ValueError:
     """Return the error for a model that is not known and has no data set; ``error`` says why there is none."""
-    return ValueError(f"model.{_missing(model)}: give it, or the data.path of a prepared data set ({error})")
+    name = _missing(model)
+    example = "'[3, 64, 64]'" if name == "image_shape" else "10"
+    return ValueError(
+        f"model.{name} is not set; give it, as in {example}, or the data.path of a prepared data set ({error})"
+    )
 
 
 def _missing(model: ModelConfig) -> str | None:

@@ -22,9 +22,15 @@ def model_text(run: TrainRun) -> str:
     whole = process_memory(in_mode(run, "stored"), 1, 1)[0]
     return (
         f"{'x'.join(map(str, model.image_shape))} images; L {model.num_levels}, K {model.num_steps_per_level}, width "
-        f"{model.hidden_channels}, {model.coupling}: {whole.num_parameters / 1e6:.1f} M parameters, "
-        f"{whole.num_macs / 1e9:.1f} G multiply-accumulates in a forward pass of one image"
+        f"{model.hidden_channels}, {model.coupling}: {_scaled(whole.num_parameters)} parameters, "
+        f"{_scaled(whole.num_macs)} multiply-accumulates in a forward pass of one image"
     )
+
+
+def _scaled(count: int) -> str:
+    """Return a count in the largest unit that it fills."""
+    size, unit = next((each for each in ((1e9, "G"), (1e6, "M")) if count >= each[0]), (1e3, "k"))
+    return f"{count / size:.1f} {unit}"
 
 
 def ways_table(ways: Sequence[Option], images: int) -> str:

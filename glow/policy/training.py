@@ -38,7 +38,7 @@ def begin(run: PolicyRun, output: Path) -> None:
     for name, value in now.items():
         if earlier.get(name) != value and name != "output":
             raise ValueError(
-                f"{name}: {value}, but the run in {output} was begun with {earlier.get(name)}; choose another output"
+                f"{name}: {value}, but the run in {output} started with {earlier.get(name)}; choose another output"
             )
 
 

@@ -101,7 +101,10 @@ def test_under_mixed_precision_normflows_takes_part_with_autocast_too(normflows,
             "parallel.mode: 'fsdp' is not allowed; leave it out: benchmark measures one process",
         ),
         (["--vectors.name", "moons"], "vectors.name: 'moons' is not allowed; leave it out: benchmark measures a Glow"),
-        (["--data.path", "nowhere"], "model.image_shape: give it, or the data.path of a prepared data set .nowhere"),
+        (
+            ["--data.path", "nowhere"],
+            r"image_shape is not set; give it, as in '\[3, 64, 64\]', or the data\.path .* .nowhere",
+        ),
         ([*OPTIONS, "--readme", "LICENSE"], "readme: LICENSE has no lines <!-- performance --> and <!-- -->"),
         (
             [*OPTIONS, "--against", "normflows", "--model.coupling", "mixture"],

@@ -77,5 +77,5 @@ def test_no_cut_has_less_arithmetic_in_its_largest_stage(seed):
 
 
 def test_more_stages_than_steps_are_an_error():
-    with pytest.raises(ValueError, match="3 pipeline stages: the model has 2 flow steps, 1 to that many are allowed"):
+    with pytest.raises(ValueError, match="3 pipeline stages: the model has 2 flow steps; give 1 to 2"):
         cut([unit(0, is_step=False), unit(4), unit(4), unit(1, is_step=False)], 3)

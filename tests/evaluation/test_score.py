@@ -167,8 +167,7 @@ def test_images_of_another_shape_are_one_line_and_exit_status_1(run, dataset, tm
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: {grey}: images of shape [1, 4, 4], but the model is for [3, 8, 8]; --size '[8, 8]' --color rgb "
-        "brings them to it\n"
+        f"error: {grey}: images of shape [1, 4, 4], but the model is for [3, 8, 8]; give --size '[8, 8]' --color rgb\n"
     )
     assert not output.exists()
 
@@ -190,7 +189,7 @@ def test_model_without_finite_likelihood_writes_nothing(dataset, tmp_path):
         (["--outliers", "{data}:dev"], "has no split 'dev'"),
         (["--reference", "{folder}:validation"], "not a data set .no dataset.json., so it has no split 'validation'"),
         (["--outliers", "nowhere"], "nowhere: no such folder, zip or tar"),
-        (["--size", "8"], "size, color: only for images that are not prepared, and all of these are"),
+        (["--size", "8"], "size, color: leave them out; all these images are prepared already"),
         (["--outliers", "{data}", "--outliers", "{data}"], "outliers: .* is not allowed; give each set once"),
         (["--outliers", "{data}"], "outliers: .* and the data name the same images twice"),
         (["--outliers", "{data}:train", "--outliers", "{data}/:train"], "and the data name the same images twice"),

@@ -129,7 +129,11 @@ def test_own_function_is_fitted_and_its_checkpoint_runs_no_code(tmp_path, monkey
         ("of_three", 2, r"of_three: failed on x \[32, 2\] of torch.float32: "),
         ("number", 2, r"own_targets:number: a int, not a function of x \[N, D\]"),
         ("missing", 2, r"target\.function own_targets:missing: module 'own_targets' has no attribute 'missing'"),
-        ("correlated", None, r"flow\.num_dims is not set: give the length of an x of own_targets:correlated"),
+        (
+            "correlated",
+            None,
+            r"flow\.num_dims is not set; give the dimension of the x that own_targets:correlated takes",
+        ),
     ],
 )
 def test_useless_function_is_an_error_of_one_line_that_names_it(tmp_path, function, num_dims, message):

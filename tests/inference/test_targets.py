@@ -89,7 +89,7 @@ def test_missing_library_of_the_data_is_an_error_of_one_line(monkeypatch):
         ([[1.0], [math.nan], [0.0]], [0, 1, 1], "1 of 3 rows of features have NaN or infinities, first row 1"),
         ([[1.0], [2.0]], [0, 1, 1], r"features \[2, 1\] and labels \[3\] must be \[M, F\] and \[M\]"),
         ([1.0, 2.0], [0, 1], r"features \[2\]"),
-        ([[1.0], [2.0]], [0, 2], r"labels \[0, 2\]; only 0 and 1 are allowed"),
+        ([[1.0], [2.0]], [0, 2], r"labels \[0, 2\]; give only 0 and 1"),
     ],
 )
 def test_data_that_is_of_no_use_is_refused(features, labels, message):

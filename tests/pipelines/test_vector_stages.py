@@ -140,7 +140,7 @@ def test_stages_of_images_refuse_a_flow_of_vectors(tmp_path, dataset):
         evaluate_stage.main(["--checkpoint", str(run), "--data", str(dataset)])
     with pytest.raises(ValueError, match=r"label: 1, but .* is a flow of vectors; leave this option out"):
         sample_stage.main(["--checkpoint", str(run), "--label", "1"])
-    with pytest.raises(ValueError, match="a flow of vectors needs no plan"):
+    with pytest.raises(ValueError, match="leave it out; plan is for a Glow of images"):
         plan_stage.main(["--config", "configs/mixture2d.yaml"])
     with pytest.raises(ValueError, match=r"mixture: not the vectors that the run in .* started with"):
         train(tmp_path / "run", "--train.num_steps", "20", "--vectors.seed", "1")

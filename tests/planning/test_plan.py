@@ -109,9 +109,12 @@ def test_plan_prints_ways_stages_measurement_and_advice(capsys, tmp_path):
         (["--gpu_memory_gib", "0"], "gpu_memory_gib: 0.0 is not allowed; give a number above 0"),
         (
             ["--data.path", "nowhere", "--model.image_shape", "[3, 8, 8]", "--model.class_conditional", "true"],
-            "model.num_classes: give it, or the data.path of a prepared data set .nowhere",
+            "model.num_classes is not set; give it, as in 10, or the data.path .* .nowhere",
         ),
-        (["--data.path", "nowhere"], "model.image_shape: give it, or the data.path of a prepared data set .nowhere"),
+        (
+            ["--data.path", "nowhere"],
+            r"image_shape is not set; give it, as in '\[3, 64, 64\]', or the data\.path .* .nowhere",
+        ),
         (
             ["--config", "configs/cifar10.yaml", "--num_processes", "3", "--parallel", "{mode: pipeline, stages: 2}"],
             "parallel.stages: 2, but 3 processes are not a multiple of it",

@@ -78,11 +78,9 @@ def test_same_command_goes_on_with_trainings_that_had_not_ended(complete_run, tm
 
 
 def test_other_options_in_the_same_directory_are_refused(complete_run):
-    with pytest.raises(
-        ValueError, match=r"learner\.alpha: 0\.3, but the run in .* was begun with 0\.1; choose another"
-    ):
+    with pytest.raises(ValueError, match=r"learner\.alpha: 0\.3, but the run in .* started with 0\.1; choose another"):
         run_stage(complete_run, "--seeds", "[0, 1]", "--learner.alpha", "0.3")
-    with pytest.raises(ValueError, match=r"seeds: \[0\], but the run in .* was begun with \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"seeds: \[0\], but the run in .* started with \[0, 1\]"):
         run_stage(complete_run)
 
 

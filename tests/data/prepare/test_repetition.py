@@ -56,9 +56,7 @@ def test_same_options_again_are_no_work(pets, capsys):
     assert first.splitlines() == ["pets: 3 x 4 x 6, 2 classes; train 20 in 1 shard", pets.output]
     times = {path: path.stat().st_mtime_ns for path in Path(pets.output).iterdir()}
     main([*arguments[:-1], "1"])  # the number of workers is no difference
-    assert (
-        capsys.readouterr().out == "already there, made with the same options (remove it to prepare it again)\n" + first
-    )
+    assert capsys.readouterr().out == "already prepared with these options; to prepare it again, remove it\n" + first
     assert {path: path.stat().st_mtime_ns for path in Path(pets.output).iterdir()} == times
 
 
