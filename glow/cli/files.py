@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from glow.cli.messages import hint_of, no_such_option, not_a_group, wanted_of
-from glow.config.reading import read_node
+from glow.files.limits import YAML_BYTES
+from glow.files.reading import compose_yaml, read_file
 
 CONFIGS = Path(__file__).parent.parent / "configs"  # in the repository a link to configs/
 
@@ -59,17 +60,23 @@ def file_options(path: Path, cls: type[Any]) -> list[FileOption]:
     Raises:
         ValueError: names the file and the line.
     """
-    options = list(_options(read_node(path), cls, "", path))
-    lines: dict[str, str] = {}
-    for option in options:
-        if lines.setdefault(option.name, option.place) != option.place:
-            raise ValueError(f"{option.place}: {option.name} is given twice, first in {lines[option.name]}")
+    root = compose_yaml(read_file(path, YAML_BYTES), str(path))
+    if root is None or _is_null(root):
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(f"{path}: not a mapping of options, as in 'output: runs/mine'")
+    options = list(_options(root, cls, "", path))
+    places: dict[str, str] = {}
+    for option in options:  # as model.num_bits, and in model
+        if option.name in places:
+            raise ValueError(f"{option.place}: {option.name} is given twice, first in {places[option.name]}")
+        places[option.name] = option.place
     return options
 
 
 def _options(mapping: yaml.MappingNode, cls: type[Any], prefix: str, path: Path) -> Iterator[FileOption]:
     for key, value in mapping.value:
-        place, name = f"{path}, line {key.start_mark.line + 1}", f"{prefix}{key.value}"
+        place, name = f"{path}, line {key.start_mark.line + 1}", f"{prefix}{_shown(key)}"
         hint = hint_of(cls, name)
         if hint is None:
             raise ValueError(f"{place}: {no_such_option(name, cls)}")
@@ -83,6 +90,8 @@ def _options(mapping: yaml.MappingNode, cls: type[Any], prefix: str, path: Path)
 
 def _text(node: yaml.Node, name: str, cls: type[Any], place: str) -> str:
     """Return a value as one would type it on the command line."""
+    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+        raise ValueError(f"{place}: {name}: the tag {node.tag} is not allowed; give a plain value")
     hint = hint_of(cls, name)
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
     listed = [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]

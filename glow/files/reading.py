@@ -75,10 +75,31 @@ def parse_yaml(content: bytes | str, name: str) -> Any:
     try:
         return yaml.load(content, _PlainLoader)
     except yaml.YAMLError as error:
-        raise ValueError(f"{name}: not readable YAML: {' '.join(str(error).split())}") from error
+        raise _not_yaml(error, name) from error
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         # What its constructors of numbers, dates and binary data meet in wrong ones.
         raise ValueError(f"{name}: not readable YAML: {error}") from error
+
+
+def compose_yaml(content: bytes | str, name: str) -> yaml.Node | None:
+    """Return a YAML text as a tree that keeps values as they are written, and their lines; None if it is empty.
+
+    Raises:
+        ValueError: as ``parse_yaml``.
+    """
+    try:
+        return yaml.compose(content, _PlainLoader)
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, name) from error
+    except ValueError as error:  # a byte order mark of another encoding, without text in it
+        raise ValueError(f"{name}: not readable YAML: {error}") from error
+
+
+def _not_yaml(error: yaml.YAMLError, name: str) -> ValueError:
+    mark = getattr(error, "problem_mark", None)
+    line = f", line {mark.line + 1}" if mark else ""
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+    return ValueError(f"{name}{line}: not readable YAML: {' '.join(str(problem).split())}")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -107,12 +128,15 @@ class _PlainLoader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        values = super().construct_mapping(node, deep)
-        if len(values) < len(node.value):
-            keys = [self.construct_object(key) for key, _ in node.value]
-            self._refuse(f"key {_first_repeated(keys)!r} is given twice", node.start_mark)
-        return values
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                first = lines[key.value]
+                self._refuse(f"key {key.value!r} is given twice, first in line {first}", key.start_mark)
+            lines[str(key.value)] = key.start_mark.line + 1
+        return node
 
     def _refuse(self, problem: str, mark: Any) -> NoReturn:
         raise yaml.constructor.ConstructorError(None, None, problem, mark)

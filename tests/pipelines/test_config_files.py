@@ -1,13 +1,12 @@
 """Files of --config: values are taken as they are meant, slips are named with their line, hostile files are refused."""
 
+import os
 import time
-from pathlib import Path
 
 import pytest
 
 from glow.cli import parse_config
 from glow.config import PrepareRun, SampleRun, TrainRun
-from glow.config.reading import read_yaml
 
 
 def parse(text, folder, cls=TrainRun, arguments=()):
@@ -73,9 +72,12 @@ def test_written_configuration_works_again(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("output: a\noutput: b", r"a\.yaml, line 2: output is given twice, first in line 1$"),
-        ("model: {num_levels: 2}\noutput: a\nmodel: {num_bits: 5}", r"line 3: model is given twice, first in line 1"),
-        ("output: a\nmodel:\n  num_bits: 5\n  num_bits: 4", r"line 4: model\.num_bits is given twice, first in line 3"),
+        ("output: a\noutput: b", r"a\.yaml, line 2: .*output. is given twice, first in line 1$"),
+        (
+            "model: {num_levels: 2}\noutput: a\nmodel: {num_bits: 5}",
+            r"line 3: .*model. is given twice, first in line 1",
+        ),
+        ("output: a\nmodel:\n  num_bits: 5\n  num_bits: 4", r"line 4: .*num_bits. is given twice, first in line 3"),
         ("output: a\nmodel.num_bits: 5\nmodel: {num_bits: 4}", r"line 3: model\.num_bits is given twice, first in .*2"),
         ("output: a\nmodel: {widht: 3}", r"a\.yaml, line 2: model\.widht: no such option; "),
         ("output: a\nnum_bits: 3", r"a\.yaml, line 2: num_bits: no such option; is it --model\.num_bits\?"),
@@ -90,18 +92,16 @@ def test_written_configuration_works_again(tmp_path):
         ("output:", r"a\.yaml, line 1: output: null is not allowed; give text"),
         ("- a", r"a\.yaml: not a mapping of options"),
         ("words", r"a\.yaml: not a mapping of options"),
-        ("output: a\n\tmodel: 3", r"a\.yaml, line \d: not YAML: "),
-        ("output: [a", r"a\.yaml, line \d: not YAML: "),
-        ("output: a\n---\noutput: b", r"a\.yaml, line 2: not YAML: "),
-        ("output: a\x1b[2J", r"a\.yaml: not YAML: "),
+        ("output: a\n\tmodel: 3", r"a\.yaml, line \d: not readable YAML: "),
+        ("output: [a", r"a\.yaml, line \d: not readable YAML: "),
+        ("output: a\n---\noutput: b", r"a\.yaml, line 2: not readable YAML: "),
+        ("output: a\x1b[2J", r"a\.yaml: not readable YAML: "),
         ("", r"^output: not given; give it as an option or in the file of --config"),
         (
             "output: !!python/object/apply:os.system [id]",
             r"line 1: output: the tag .* is not allowed; give a plain value",
         ),
-        (f"output: {'[' * 100_000}", "nesting"),
-        ("optimizer: &a {lr: 1}\nmodel: {<<: *a}", r"line 2: model\.<<: no such option"),
-        ("? [a]\n: b", r"line 1: a key is a list or mapping; give a name"),
+        ("? [a]\n: b", r"line 1: a list: no such option"),
         ("output: a\ndata: {path: 'pipe:id'}", r"pipe:id: a command is taken from the command line only"),
     ],
 )
@@ -111,39 +111,30 @@ def test_slips_are_one_line_that_names_the_place(text, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def bomb(levels):
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
-    return "\n".join(lines)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (bomb(9), "more than 20000 values, counting what aliases repeat"),
-        ("output: &a [*a]", "more than 20000 values|levels of nesting|recursive"),
-        (f"output: {'[' * 50}", "more than 20 levels of nesting"),
-        ("".join(f"{' ' * n}a:\n" for n in range(100)), "more than 20 levels of nesting"),
-        ("output: " + "a" * 300_000, "more than 262144 bytes"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", r"line 2: not readable YAML: aliases \(\*NAME\) are not allowed"),
+        ("output: &a [*a]", "aliases"),
+        ("optimizer: &a {lr: 1}\nmodel: {<<: *a}", "aliases"),
+        (f"output: {'[' * 50}", "nested too deeply"),
+        (f"output: {'[' * 30_000}", "nested too deeply"),
+        ("".join(f"{' ' * n}a:\n" for n in range(100)), "nested too deeply"),
+        ("output: " + "a" * 70_000, r"70,008 bytes, but 65,536 are the limit; set GLOW_MAX_YAML_BYTES to allow more"),
     ],
-    ids=["aliases", "recursive", "brackets", "blocks", "long"],
+    ids=["aliases", "recursive", "merged", "brackets", "thousands", "blocks", "long"],
 )
 def test_hostile_files_are_refused_before_they_take_memory(text, message, tmp_path):
     began = time.monotonic()
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=message):
         parse(text, tmp_path)
     assert time.monotonic() - began < 5
-    assert "GLOW_LIMIT_FACTOR=10 allows ten times as many" in str(error.value)
 
 
-def test_limits_can_be_raised(tmp_path, monkeypatch):
-    file = tmp_path / "a.yaml"
-    file.write_text("a: [" + "x, " * 30_000 + "x]")
-    monkeypatch.setenv("GLOW_LIMIT_FACTOR", "2")
-    assert len(read_yaml(file)["a"]) == 30_001
-    monkeypatch.setenv("GLOW_LIMIT_FACTOR", "many")
-    with pytest.raises(ValueError, match="GLOW_LIMIT_FACTOR: 'many' is not allowed; give an integer, 1 or more"):
-        read_yaml(file)
+def test_pipe_is_no_configuration(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ValueError, match=r"pipe\.yaml: not a file$"):
+        parse_config(TrainRun, ["--config", str(tmp_path / "pipe.yaml")], "train")
 
 
 def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
@@ -172,8 +163,3 @@ def test_own_configuration_of_a_run_is_the_default(tmp_path):
     own.write_text("model: {num_bits: 9}")
     with pytest.raises(ValueError, match=r"config\.yaml, line 1: model\.num_bits: 9 is not allowed"):
         parse_config(TrainRun, ["--output", output], "train")
-
-
-def test_values_of_configurations_of_the_package_are_read_as_yaml_reads_them():
-    for path in Path("configs").glob("*.yaml"):
-        assert read_yaml(path)["output"].startswith("runs/")
