@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glow.config import PrepareRun
+from glow.data.prepare.metadata import upright, without_metadata
 
 # Pillow tries no other formats. It would pass an EPS file to Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP")
@@ -33,6 +34,7 @@ class ImageError(ValueError):
 def image_errors(name: str) -> Iterator[None]:
     """Turn every error of reading and decoding an image into an ImageError with its name."""
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of odd metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             yield
@@ -48,19 +50,32 @@ def image_errors(name: str) -> Iterator[None]:
 
 
 def decode(name: str, data: bytes) -> Image.Image:
-    """Decode a whole image file, and rotate it as its EXIF orientation says.
+    """Decode a whole image file, and turn it as its EXIF orientation says.
 
     Raises:
         ImageError: when the file is damaged, too large, or has more than 8 bits per channel.
     """
     with image_errors(name):
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        # Pillow reads 16-bit RGB as mode RGB and drops the low bytes. Only the raw mode of the tiles shows it.
-        deep = [tile.args for tile in getattr(image, "tile", ()) if ";16" in str(tile.args)]
-        check_mode(name, image, note=f" (stored as {deep[0]})" if deep else "")
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return image
+        try:
+            image = _decode_pixels(name, data)
+        except (ImageError, MemoryError, Image.DecompressionBombWarning, Image.DecompressionBombError):
+            raise
+        except Exception:
+            bare, exif = without_metadata(data)
+            if bare == data:
+                raise
+            image = _decode_pixels(name, bare)
+            image.info["exif"] = exif
+        return upright(image)
+
+
+def _decode_pixels(name: str, data: bytes) -> Image.Image:
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    # Pillow reads 16-bit RGB as mode RGB and drops the low bytes. Only the raw mode of the tiles shows it.
+    deep = [tile.args for tile in getattr(image, "tile", ()) if ";16" in str(tile.args)]
+    check_mode(name, image, note=f" (stored as {deep[0]})" if deep else "")
+    image.load()
+    return image
 
 
 def check_mode(name: str, image: Image.Image, note: str = "") -> None:

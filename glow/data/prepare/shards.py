@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import tarfile
+import tempfile
 import threading
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,9 @@ from typing import BinaryIO
 from glow.data.prepare.decoding import ImageError, ImageForm
 from glow.data.prepare.selection import Sample, Selection
 from glow.data.read.manifest import Shard, index_path, write_index
+
+# A Unix socket takes a path of 107 bytes, of which multiprocessing needs about 35 for the names in TMPDIR.
+MAX_TMPDIR_BYTES = 70
 
 
 @dataclass
@@ -108,8 +112,10 @@ def write_shards(writer: ShardWriter, num_workers: int) -> Generator[WrittenShar
         for split, number in shards:
             yield writer.write(split, number)
         return
-    # Not fork, because torch or OpenMP may run threads here. The pipe tells the workers when to end.
-    context = multiprocessing.get_context("forkserver")
+    # Not fork, because torch or OpenMP may run threads here. forkserver starts faster than spawn, but listens at a socket
+    # in TMPDIR. The pipe tells the workers when to end.
+    is_short = len(os.fsencode(tempfile.gettempdir())) <= MAX_TMPDIR_BYTES
+    context = multiprocessing.get_context("forkserver" if is_short else "spawn")
     receiver, sender = context.Pipe(duplex=False)
     executor = ProcessPoolExecutor(num_workers, context, _start_worker, (writer, receiver))
     with contextlib.ExitStack() as stack:

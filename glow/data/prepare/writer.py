@@ -18,6 +18,8 @@ from glow.locking import locked
 
 # Options that do not change what a data set holds.
 INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")
+LOCK, PARTIAL = ".lock", ".partial"
+EMPTY = {LOCK, PARTIAL, "lost+found"}  # what a directory that counts as empty may hold
 
 
 def prepare(config: PrepareRun) -> Dataset:
@@ -29,25 +31,40 @@ def prepare(config: PrepareRun) -> Dataset:
         ValueError: when a source, an image or an option cannot be used, or there is something else at the output.
     """
     target = Path(config.output).resolve()
-    with locked(target.with_name(f".{target.name}.lock"), config.output):
+    # A directory that exists may be a mount point, which cannot be renamed over and beside which there may be no room.
+    directory, prefix = (target, "") if target.is_dir() else (target.parent, f".{target.name}")
+    with locked(directory / f"{prefix}{LOCK}", config.output):
+        partial = directory / f"{prefix}{PARTIAL}"
+        if partial.parent == target and (partial / MANIFEST).is_file():  # a run was killed while it moved its files
+            _move_into(target, partial)
         existing = find_prepared(config)
-        return existing if existing is not None else _prepare(config, target)
+        return existing if existing is not None else _prepare(config, target, partial)
 
 
-def _prepare(config: PrepareRun, target: Path) -> Dataset:
+def _prepare(config: PrepareRun, target: Path, partial: Path) -> Dataset:
     selection = select_samples(config)
-    partial = target.with_name(f".{target.name}.partial")
     if partial.exists():  # of a run that was killed
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     try:
         dataset = _write_dataset(config, selection, partial, name=target.name)
-        partial.rename(target)
-        sync(target.parent)
+        if partial.parent == target:
+            _move_into(target, partial)
+        else:
+            partial.rename(target)
+            sync(target.parent)
     except BaseException:  # Ctrl-C too
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return dataset
+
+
+def _move_into(target: Path, partial: Path) -> None:
+    """Move the complete data set in ``partial`` up into ``target``; dataset.json comes last."""
+    for path in sorted(partial.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
+        path.rename(target / path.name)
+    partial.rmdir()
+    sync(target)
 
 
 def find_prepared(config: PrepareRun) -> Dataset | None:
@@ -57,7 +74,9 @@ def find_prepared(config: PrepareRun) -> Dataset | None:
         ValueError: when it is damaged, was made with other options, or is not a data set.
     """
     target = Path(config.output)
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not target.exists() or (target.is_dir() and {path.name for path in target.iterdir()} <= EMPTY):
+        return None
+    if (target / PARTIAL / MANIFEST).is_file():  # of a run that was killed at its end: prepare finishes it
         return None
     if not (target / MANIFEST).is_file():
         raise ValueError(f"{target}: exists and is not a data set; choose another --output or remove it")

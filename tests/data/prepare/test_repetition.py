@@ -1,6 +1,7 @@
 """Preparing again, after an interruption, or where something else lies already."""
 
 from dataclasses import replace
+from multiprocessing import current_process, forkserver
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,16 @@ from pipelines.prepare import main
 
 def contents(directory):
     return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
+
+
+def test_temporary_directory_may_have_a_long_name(pets, tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    monkeypatch.setattr(current_process(), "_config", current_process()._config | {"tempdir": None})
+    monkeypatch.setattr(forkserver, "_forkserver", forkserver.ForkServer())  # none that an earlier test has started
+    monkeypatch.setattr(forkserver, "ensure_running", forkserver._forkserver.ensure_running)
+    assert prepare(replace(pets, num_workers=2)).splits["train"].num_images == 20
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -74,9 +85,55 @@ def test_what_is_in_the_place_is_not_touched(pets):
         prepare(pets)
 
 
-def test_empty_directory_in_the_place_is_taken(pets):
-    Path(pets.output).mkdir(parents=True)
+def test_empty_directory_in_the_place_stays_and_is_filled(pets, tmp_path, monkeypatch):
+    """It may be a mount point: it cannot be renamed over, and beside it there may be no room, or no right to write."""
+    target = Path(pets.output)
+    (target / "lost+found").mkdir(parents=True)
+    before, rename = target.stat().st_ino, Path.rename
+
+    def rename_within(self, other):
+        assert target in self.parents
+        assert target in Path(other).parents
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", rename_within)
     assert prepare(pets).splits["train"].num_images == 20
+    assert target.stat().st_ino == before
+    assert {path.suffix for path in target.iterdir() if path.name != "lost+found"} == {".tar", ".idx", ".json"}
+    assert list(target.parent.iterdir()) == [target]
+    (target / "lost+found").rmdir()
+    elsewhere = replace(pets, output=str(tmp_path / "other" / "pets"))
+    monkeypatch.undo()
+    prepare(elsewhere)
+    assert contents(elsewhere.output) == contents(target)
+
+
+def test_interrupted_run_leaves_an_empty_directory_empty(pets, monkeypatch):
+    Path(pets.output).mkdir(parents=True)
+
+    def interrupt(self, split, number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShardWriter, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(pets)
+    assert list(Path(pets.output).iterdir()) == []
+
+
+def test_run_that_was_killed_in_an_empty_directory_is_done_again_or_finished(pets):
+    target = Path(pets.output)
+    (target / ".partial").mkdir(parents=True)
+    (target / ".partial" / "train-00009.tar").write_bytes(b"half")
+    prepare(pets)
+    complete = contents(target)
+    assert "train-00009.tar" not in complete
+    # Killed while it moved its files up.
+    (target / ".partial").mkdir()
+    for name in sorted(complete)[:3]:
+        (target / name).rename(target / ".partial" / name)
+    assert (target / ".partial" / "dataset.json").is_file()
+    main(["--source", pets.source[0], "--output", pets.output, "--shard_size", "6", "--num_workers", "0"])
+    assert contents(target) == complete
 
 
 def test_two_runs_with_one_output_are_refused(pets):
