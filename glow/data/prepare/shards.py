@@ -112,8 +112,8 @@ def write_shards(writer: ShardWriter, num_workers: int) -> Generator[WrittenShar
         for split, number in shards:
             yield writer.write(split, number)
         return
-    # Not fork, because torch or OpenMP may run threads here. forkserver starts faster than spawn, but listens at a socket
-    # in TMPDIR. The pipe tells the workers when to end.
+    # Not fork, because torch or OpenMP may run threads here. forkserver starts faster than spawn, but listens at a
+    # socket in TMPDIR. The pipe tells the workers when to end.
     is_short = len(os.fsencode(tempfile.gettempdir())) <= MAX_TMPDIR_BYTES
     context = multiprocessing.get_context("forkserver" if is_short else "spawn")
     receiver, sender = context.Pipe(duplex=False)
