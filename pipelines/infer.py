@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
 from glow.config import InferRun
+from glow.console import track
 from glow.execution.precision import use_exact_float32
 from glow.inference.pictures import plot_posterior
 from glow.inference.posterior import Draws, describe, draw, noise_batches
@@ -50,7 +50,7 @@ def report(checkpoint: Path, target: Target, config: InferRun) -> Path:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     flow, target = load_flow(checkpoint).to(device), target.to(device)
     batches = list(noise_batches(target.num_dims, config.num_samples, config.train.seed))
-    draws = draw(flow, target, tqdm(batches, unit="batch", disable=None))
+    draws = draw(flow, target, track(batches, len(batches), "batch"))
     described = {
         "checkpoint": {"path": str(checkpoint), "step": step},
         "weights": "ema",

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from glow.cli import parse_config, run_stage
 from glow.config import SampleRun
+from glow.console import Progress
 from glow.data.vectors.points import VectorData
 from glow.evaluation.vectors import compare_with_data, plot_comparison
 from glow.execution.precision import use_exact_float32
@@ -72,12 +72,12 @@ def draw_images(config: SampleRun, checkpoint: Path, indices: range, draw: Draw)
     use_exact_float32()
     model = load_model(checkpoint, weights=config.weights)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    with tqdm(total=len(indices) * len(config.temperatures), unit="image", disable=None) as bar:
+    with Progress(len(indices) * len(config.temperatures), "image") as progress:
         for temperature in config.temperatures:
             batches = []
             for batch in sample_images(model, indices, temperature, draw, config.batch_size):
                 batches.append(batch)
-                bar.update(len(batch))
+                progress.update(len(batch))
             yield temperature, torch.cat(batches)
 
 

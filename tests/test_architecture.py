@@ -14,7 +14,7 @@ from glow.config import FlowConfig, ModelConfig
 # of one line do not know each other.
 LAYERS = [
     ["glow.files"],
-    ["glow.config", "glow.randomness", "glow.locking"],
+    ["glow.config", "glow.randomness", "glow.locking", "glow.console"],
     ["glow.bijectors"],
     ["glow.networks"],
     ["glow.execution"],
@@ -103,7 +103,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_rooms_are_what_the_listing_of_the_library_shows():
     loose = {path.name for path in Path("glow").glob("*.py")}
-    assert loose == {"__init__.py", "locking.py", "randomness.py"}
+    assert loose == {"__init__.py", "console.py", "locking.py", "randomness.py"}
     rooms = {path.name for path in Path("glow").iterdir() if (path / "__init__.py").exists()}
     assert rooms == {room.split(".")[1] for layer in LAYERS for room in layer if room.startswith("glow.")} - {
         name.removesuffix(".py") for name in loose

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from glow.benchmarking.report import Measurement
 from glow.benchmarking.timing import Spread, alternate, rate
 from glow.config import BenchmarkRun
+from glow.console import Progress
 from glow.data.read.batch import Share
 from glow.data.read.manifest import Dataset
 from glow.planning.measuring import random_inputs
@@ -52,7 +52,7 @@ def read(run: BenchmarkRun, dataset: Dataset) -> Measurement:
         for _ in range(num_batches):
             next(batches)
 
-    with tqdm(desc="reading", unit="round", disable=None) as bar:
-        times = alternate({"reading": call}, run.repeats, run.seconds, torch.device("cpu"), bar.update)["reading"]
+    with Progress(None, "round", "reading") as progress:
+        times = alternate({"reading": call}, run.repeats, run.seconds, torch.device("cpu"), progress.update)["reading"]
     num_images = num_batches * run.train.batch_size
     return Measurement("reading", num_images, rate(times, num_images), Spread.of(times))

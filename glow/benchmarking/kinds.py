@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from torch.profiler import profile
-from tqdm import tqdm
 
 from glow.benchmarking.contestants import Contestant
 from glow.benchmarking.limits import Limits, Work
 from glow.benchmarking.report import Measurement
 from glow.benchmarking.timing import Spread, alternate, rate, ratio
 from glow.config import BenchmarkRun
+from glow.console import Progress
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
 from glow.planning.memory import FORWARD_PASSES, process_memory
 
@@ -65,8 +65,8 @@ def time_calls(run: BenchmarkRun, contestants: Mapping[str, Contestant], limits:
         # Another memory mode differs in training alone.
         taking_part = contestants if number == 0 or run.against == "normflows" else {"ours": contestants["ours"]}
         calls = {name: partial(kind.call, each) for name, each in taking_part.items()}
-        with tqdm(desc=kind.name, unit="round", disable=None) as bar:
-            times[kind.name] = alternate(calls, run.repeats, run.seconds, limits.device, bar.update)
+        with Progress(None, "round", kind.name) as progress:
+            times[kind.name] = alternate(calls, run.repeats, run.seconds, limits.device, progress.update)
     limits.measure()
     return [measurement(kind, times[kind.name], limits) for kind in kinds]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
+from glow.console import track
 from glow.data.read.batch import Batch
 from glow.data.read.loader import eval_batches
 from glow.data.read.reader import SplitReader
@@ -56,7 +56,7 @@ def _measure(name: str, bits_per_dim: Callable[[Batch], np.ndarray], batches: It
 
 def _batches(split: SplitReader, title: str, seed: int) -> Iterable[Batch]:
     total = -(-len(split) // BATCH_SIZE)
-    return tqdm(eval_batches(split, BATCH_SIZE, seed), title, total, unit="batch", disable=None)
+    return track(eval_batches(split, BATCH_SIZE, seed), total, "batch", title)
 
 
 class GaussianBaseline:

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
+from glow.console import track
 from glow.data.read.batch import Share
 
 Result = TypeVar("Result")
@@ -35,9 +35,8 @@ class Processes:
 
         Args:
             results: Of this process's share, in order.
-            title: Of the progress bar, which process 0 shows.
+            title: Of the progress, which process 0 shows.
             num_images: Images of all shares.
         """
         total = len(self.share.slots(num_images))
-        bar = tqdm(results, title, total, unit="image", disable=None if self.is_main else True)
-        return gather_object(list(bar))
+        return gather_object(list(track(results, total, "image", title, is_shown=self.is_main)))

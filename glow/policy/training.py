@@ -9,9 +9,9 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
 from glow.config import PolicyRun, config_to_dict, flatten
+from glow.console import track
 from glow.policy.environment import ENVIRONMENTS
 from glow.policy.exact import BestPolicy
 from glow.policy.report import Trained
@@ -60,7 +60,7 @@ def train_all(run: PolicyRun, output: Path) -> Iterator[Trained]:
 
 def _train(agent: SoftActorCritic, directory: Path) -> None:
     """Train from the start; write metrics on the way, and the weights at the end."""
-    steps = tqdm(agent.learn(), directory.name, agent.config.num_steps, unit="step", disable=None)
+    steps = track(agent.learn(), agent.config.num_steps, "step", directory.name)
     with MetricsLog(directory, 0) as log:
         for step, metrics in enumerate(steps, 1):
             if step % LOG_EVERY == 0 or step == agent.config.num_steps:

@@ -6,9 +6,8 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from tqdm import tqdm
-
 from glow.config import PrepareRun, config_to_dict
+from glow.console import Progress
 from glow.data.prepare.decoding import ImageError, ImageForm
 from glow.data.prepare.selection import Selection, select_samples
 from glow.data.prepare.shards import ShardWriter, write_shards
@@ -105,14 +104,14 @@ def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, na
     left_out: list[dict[str, str]] = []
     num_images = sum(len(samples) for samples in selection.splits.values())
     with (
-        tqdm(total=num_images, unit="image", disable=None) as bar,
+        Progress(num_images, "image") as progress,
         contextlib.closing(write_shards(writer, config.num_workers)) as results,  # no worker writes on after an error
     ):
         for written in results:
             if written.shard is not None:
                 shards[written.split].append(written.shard)
             left_out += written.left_out
-            bar.update(written.num_samples)
+            progress.update(written.num_samples)
     for split, parts in shards.items():
         if not parts:
             first = f"the first is {left_out[0]['name']}: {left_out[0]['reason']}"
