@@ -11,7 +11,9 @@ from accelerate import Accelerator
 
 from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict, flatten
+from glow.console import say
 from glow.data.read.batch import Share
+from glow.data.read.workers import dead_workers_in_one_line
 from glow.execution.precision import use_exact_float32
 from glow.locking import locked
 from glow.parallel.agreement import check_agreement, decided_by_main
@@ -24,7 +26,7 @@ from glow.training.checkpoints.reading import read_state
 from glow.training.metrics import write_record
 from glow.training.resuming import changed_options, check_same_run
 from glow.training.starting import start
-from glow.training.stop import StopRequest, forget_stop
+from glow.training.stop import INTERRUPT, StopRequest, forget_stop
 from glow.training.tasks.find import find_task
 from glow.training.tasks.task import Model, Task
 from glow.training.trainer import Trainer
@@ -49,7 +51,8 @@ def train(task: Task, stop: StopRequest) -> None:
     check_agreement(flatten(config_to_dict(run)) | splits)
     if "validation" in task.splits:
         check_validation(run, task.splits["validation"].num_images, accelerator.num_processes)
-    with locked(Path(run.output) / ".lock", run.output) if accelerator.is_main_process else nullcontext():
+    lock = locked(Path(run.output) / ".lock", run.output) if accelerator.is_main_process else nullcontext()
+    with lock, dead_workers_in_one_line():
         train_locked(task, stop, accelerator)
 
 
@@ -64,33 +67,35 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
         check_same_run(checkpoint, run, data.sha256, task.classes)
         step = read_state(checkpoint)["step"]
         if step >= run.train.num_steps:
-            say(
+            say_on_main(
                 f"{run.output} is finished ({step} steps); to train longer, raise train.num_steps\n{checkpoint}",
                 accelerator,
             )
             return
         for change in changed_options(checkpoint, run):
-            say(f"changed since the checkpoint: {change}", accelerator)
+            say_on_main(f"changed since the checkpoint: {change}", accelerator)
     placement = place(run, accelerator.process_index, accelerator.num_processes)
     share = Share(placement.replica, placement.num_replicas)
-    model, batches = start(task, share, accelerator, checkpoint)
+    model, batches = start(task, share, accelerator, checkpoint, stop)
     if accelerator.is_main_process:
         forget_stop(run.output)
         write_record(run, accelerator.device, accelerator.num_processes)
-        print(describe(run, model, placement.num_replicas, accelerator))
+        say(describe(run, model, placement.num_replicas, accelerator))
     trainer = Trainer(lay_out(model, run, placement, accelerator), model.num_dims, run, accelerator, data, task.scale)
     trainer.classes = task.classes
     if checkpoint:
         trainer.restore(checkpoint)
-        say(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}", accelerator)
+        say_on_main(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}", accelerator)
     validation = task.validation(share)
     if validation is None:
-        say(f"{run.source} has no validation split: training runs without validation", accelerator)
-    trainer.fit(batches, validation, task.preview, stop)
+        say_on_main(f"{run.source} has no validation split: training runs without validation", accelerator)
+    reason = trainer.fit(batches, validation, task.preview, stop)
     if trainer.step < run.train.num_steps:
-        say(f"stopped after step {trainer.step}; give the same command to resume", accelerator)
-    say(checkpoints.latest(), accelerator)
+        say_on_main(f"stopped after step {trainer.step}; give the same command to resume", accelerator)
+    say_on_main(checkpoints.latest(), accelerator)
     accelerator.end_training()
+    if reason == INTERRUPT:
+        raise KeyboardInterrupt  # for exit status 130
 
 
 def describe(run: TrainRun, model: Model, num_replicas: int, accelerator: Accelerator) -> str:
@@ -105,10 +110,10 @@ def describe(run: TrainRun, model: Model, num_replicas: int, accelerator: Accele
     return f"{text}\n{describe_stages(memory)}"
 
 
-def say(text: object, accelerator: Accelerator) -> None:
+def say_on_main(text: object, accelerator: Accelerator) -> None:
     """Print on the main process (accelerator.print would on one of each node)."""
     if accelerator.is_main_process:
-        print(text)
+        say(text)
 
 
 if __name__ == "__main__":

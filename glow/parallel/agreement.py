@@ -29,3 +29,8 @@ def check_agreement(facts: Mapping[str, object]) -> None:
 def decided_by_main(decide: Callable[[], Decision], accelerator: Accelerator) -> Decision:
     """Let the main process decide, and return its decision on all processes (a collective)."""
     return broadcast_object_list([decide() if accelerator.is_main_process else None])[0]
+
+
+def first_given(value: Decision | None) -> Decision | None:
+    """Return what the first process has that has not None (a collective)."""
+    return next((theirs for theirs in gather_object([value]) if theirs is not None), None)

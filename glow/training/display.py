@@ -1,28 +1,29 @@
-"""What a training shows while it runs: a line of metrics, a progress bar, and a sentence after each validation."""
+"""What a training records and shows while it runs: metrics, progress, and a line after each validation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from tqdm import tqdm
-
 from glow.config import TrainRun
+from glow.console import Progress
 from glow.training.metrics import MetricsLog, Scale, Value
 
 
 class Display:
-    """Writes metrics.jsonl and TensorBoard, and moves the progress bar. One process of a training has it.
+    """Writes metrics.jsonl and TensorBoard, and shows the progress. One process of a training has it.
 
     A context manager.
     """
 
     def __init__(self, run: TrainRun, start_step: int, scale: Scale) -> None:
         self._scale = scale
+        self._num_steps = run.train.num_steps
         self._stack = ExitStack()
         self._log = self._stack.enter_context(MetricsLog(run.output, start_step))
-        bar = tqdm(total=run.train.num_steps, initial=start_step, unit="step", disable=None)  # None: on terminals alone
-        self._bar = self._stack.enter_context(bar)
+        item = "vector" if run.is_of_vectors or run.target.source else "image"
+        progress = Progress(self._num_steps, "step", initial=start_step, rated=(item, run.train.batch_size))
+        self._progress = self._stack.enter_context(progress)
 
     def __enter__(self) -> Display:
         """Return the display itself."""
@@ -32,15 +33,15 @@ class Display:
         """Close the files and the bar."""
         self._stack.close()
 
-    def show(self, step: int, values: Mapping[str, Value]) -> None:
-        """Show a finished step, and its metrics if there are any."""
-        self._bar.update()
-        if not values:
-            return
-        self._log.write(step, values)
+    def record(self, step: int, values: Mapping[str, Value]) -> None:
+        """Write the metrics of a finished step, if there are any."""
+        if values:
+            self._log.write(step, values)
+
+    def show(self, step: int, loss: float, values: Mapping[str, Value]) -> None:
+        """Show a finished step: its loss, in the unit of the reports, and its metrics if it was validated."""
+        self._progress.update(note=f"{loss:.3f} {self._scale.unit}")
         losses = {part: values.get(f"{part}/{self._scale.key}") for part in ("train", "validation")}
-        if losses["train"] is not None:
-            self._bar.set_postfix_str(f"{losses['train']:.3f} {self._scale.unit}")
         if losses["validation"] is not None:
-            parts = [f"{part} {loss:.4f}" for part, loss in losses.items() if loss is not None]
-            self._bar.write(f"step {step}: {', '.join(parts)} {self._scale.unit}")
+            parts = [f"{part} {mean:.4f}" for part, mean in losses.items() if mean is not None]
+            self._progress.say(f"step {step}/{self._num_steps}: {', '.join(parts)} {self._scale.unit}")

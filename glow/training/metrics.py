@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -140,11 +141,8 @@ def write_environment(run: str | Path, device: torch.device, num_processes: int)
 def describe_environment(device: torch.device, num_processes: int) -> dict[str, Any]:
     """Return commit, versions, host, device, command line."""
     packages = ("torch", "torchvision", "accelerate", "numpy")
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "python": platform.python_version(),
         "versions": {"glow": glow.__version__} | {name: importlib.metadata.version(name) for name in packages},
         "host": platform.node(),
@@ -152,3 +150,11 @@ def describe_environment(device: torch.device, num_processes: int) -> dict[str, 
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "command": sys.argv,
     }
+
+
+def _commit() -> str | None:
+    """Return the commit of the code; None outside of a repository, or where git is not installed."""
+    if shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None

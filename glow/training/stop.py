@@ -1,52 +1,125 @@
-"""Ending a training before its last step: signals, a stop file, a time limit."""
+"""Ending a training before its last step: signals, a stop file, a time limit, a launcher that is gone."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 STOP_FILE = "stop"
 STOPPED_FILE = "stopped.json"
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+INTERRUPT = signal.SIGINT.name
+# What launchers set for the processes that they start.
+LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND")
+PATIENCE_S = 5.0  # with data that do not come, once there is a reason to stop
+POLL_S = 1.0
+
+Item = TypeVar("Item")
 
 
 class StopRequest:
-    """Knows whether this process was asked to stop: by SIGTERM, SIGUSR1, a file ``stop`` in the run directory, or time.
+    """Knows whether this process was asked to stop.
 
-    A context manager that handles the signals; a second signal is harmless. The clock of the time limit starts when
-    the object is made.
+    By SIGTERM, SIGUSR1, SIGINT (Ctrl-C), SIGHUP (its terminal closed), a file ``stop`` in the run directory, the time
+    limit, or the end of its launcher. A context manager that handles the signals. A second SIGINT ends the process at
+    once; a second one of the others is harmless. The clock of the time limit starts when the object is made.
+
+    Attributes:
+        is_starved: Whether the wait for data was given up: see ``next_of``.
     """
 
     def __init__(self, run: str | Path, time_limit: str | None = None) -> None:
         self.run = Path(run)
-        self._signal: str | None = None
+        self.is_starved = False
+        self._reason: str | None = None
         # The last step and checkpoint get a twentieth of the time.
         limit = None if time_limit is None else 0.95 * parse_time(time_limit)
         self._deadline = None if limit is None else time.monotonic() + limit
+        self._launcher = os.getppid() if any(name in os.environ for name in LAUNCHERS) else None
+        self._waiting_since: float | None = None
+        self._gives_up = False
+        self._is_left = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> StopRequest:
         """Handle the signals."""
-        self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        signals = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+            signals.append(signal.SIGHUP)
+        self._previous = {number: signal.signal(number, self._handle) for number in signals}
+        self._main_thread = threading.get_ident()
+        self._watcher.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Restore the handlers of before."""
+        self._is_left.set()
+        self._watcher.join()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def reason(self) -> str | None:
         """Return the reason to stop, or None."""
-        if self._signal:
-            return self._signal
+        if self._reason:
+            return self._reason
         if self._deadline is not None and time.monotonic() > self._deadline:
             return "time limit"
+        if self._launcher not in (None, os.getppid()):
+            return "launcher ended"
         return "stop file" if (self.run / STOP_FILE).exists() else None
 
+    def next_of(self, items: Iterator[Item], stand_in: Item | None = None) -> Item:
+        """Return the next item.
+
+        If it does not come within some seconds, and there is a reason to stop, return ``stand_in`` and set
+        ``is_starved``.
+
+        Raises:
+            ValueError: when there is no stand-in.
+        """
+        self._gives_up = False
+        try:
+            self._waiting_since = time.monotonic()
+            try:
+                return next(items)
+            finally:
+                self._waiting_since = None
+        except _WaitGivenUp:
+            self.is_starved = True
+        if stand_in is None:
+            raise ValueError(f"no data arrived before the training was asked to stop ({self.reason()})")
+        return stand_in
+
+    def _watch(self) -> None:
+        """Wake the main thread when it waits for data in vain."""
+        while not self._is_left.wait(POLL_S):
+            since = self._waiting_since
+            if since is not None and time.monotonic() > since + PATIENCE_S and (reason := self.reason()):
+                self._reason = reason
+                self._gives_up = True
+                signal.pthread_kill(self._main_thread, signal.SIGUSR1)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number).name
+        if self._gives_up and self._waiting_since is not None:
+            raise _WaitGivenUp
+        self._reason = self._reason or signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if os.environ.get("RANK", "0") == "0":
+                # Not print: the signal may have come in the middle of one.
+                with contextlib.suppress(OSError):
+                    os.write(2, b"\ninterrupted: saving after this step; Ctrl-C again ends at once\n")
+
+
+class _WaitGivenUp(BaseException):
+    """Ends a wait for data. No ``except Exception`` on the way may take it."""
 
 
 def forget_stop(run: str | Path) -> None:

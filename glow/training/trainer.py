@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from glow.config import TrainRun
 from glow.data.read.manifest import Split
-from glow.parallel.agreement import check_agreement
+from glow.parallel.agreement import check_agreement, first_given
 from glow.parallel.layout import Layout, microbatches
 from glow.parallel.tensors import local_gradients
 from glow.training.batch import TrainingBatch
@@ -102,7 +101,7 @@ class Trainer:
         validation: Validation | None,
         preview: Preview,
         stop: StopRequest | None = None,
-    ) -> None:
+    ) -> str | None:
         """Train up to ``train.num_steps``, or until a process is asked to stop: then save, and write stopped.json.
 
         Args:
@@ -110,6 +109,9 @@ class Trainer:
             validation: Gives this process's part of the held-out data, anew at each call; None without such data.
             preview: Called on the main process with the averaged model: what to show of it at each validation.
             stop: Whether this process was asked to stop. One process is enough.
+
+        Returns:
+            The reason for which a process was asked to stop; None if none was.
 
         Raises:
             ValueError: on all processes, when their positions differ, or when more data was skipped than
@@ -124,12 +126,18 @@ class Trainer:
             is_main = self.accelerator.is_main_process
             display = stack.enter_context(Display(self.run, self.step, self.scale)) if is_main else None
             reason: str | None = None
+            batch: TrainingBatch | None = None
+            score, is_saved = None, True
             while self.step < train.num_steps and reason is None:
                 saver.check()
                 start = time.perf_counter()
-                batch = next(batches)
-                waited_s = time.perf_counter() - start
+                batch = stop.next_of(batches, stand_in=batch) if stop else next(batches)
+                waited_s, step = time.perf_counter() - start, self.step
                 loss, grad_norm, reason = self.train_step(batch, stop)
+                if self.step == step:  # a process was starved of data
+                    if not is_saved:
+                        self._save(saver, score)
+                    break
                 self.progress.add(loss, waited_s, time.perf_counter() - start)
                 values: dict[str, Value] = {}
                 score, is_last = None, self.step == train.num_steps
@@ -143,14 +151,19 @@ class Trainer:
                         whole_model = self.layout.whole_model()
                         values |= preview(whole_model) if whole_model is not None else {}
                 if display:
-                    display.show(self.step, values)
+                    # Before the checkpoint: a resume takes over the lines up to it.
+                    display.record(self.step, values)
                 is_best = score is not None and score < self.best
-                if is_last or reason or is_best or self.step % train.checkpoint_every == 0:
+                is_saved = bool(is_last or reason or is_best or self.step % train.checkpoint_every == 0)
+                if is_saved:
                     self._save(saver, score)
+                if display:
+                    display.show(self.step, self.scale.of_loss(loss, self.num_dims), values)
         self._leave(reason)
+        return reason
 
     def train_step(self, batch: TrainingBatch, stop: StopRequest | None = None) -> tuple[float, float, str | None]:
-        """Make one optimiser step (a collective).
+        """Make one optimiser step (a collective); none when a process was starved of data.
 
         Returns:
             The loss of the global batch in bits/dim, the norm of its gradient, and the reason to stop, if any.
@@ -164,10 +177,14 @@ class Trainer:
         gradients = local_gradients(self.model.parameters())
         squared_norm = nn.utils.get_total_norm(gradients).double().square() / self.layout.num_copies
         reason = stop.reason() if stop else None
-        mine = total.new_tensor([float(reason is not None), len(self.skipped.in_batch(batch))])
+        is_starved = stop is not None and stop.is_starved
+        mine = total.new_tensor([float(reason is not None), len(self.skipped.in_batch(batch)), float(is_starved)])
         # The one host sync of a step: all processes see the same numbers.
         sums = self.accelerator.reduce(torch.stack([total, squared_norm, self.drift.exceeds_bound(), *mine]), "sum")
-        loss, scaled_norm, drifted, stops, skipped = sums.tolist()
+        loss, scaled_norm, drifted, stops, skipped, starved = sums.tolist()
+        if starved:  # its batch was a stand-in, so that the other processes need not wait for it
+            self.optimizer.zero_grad()
+            return loss, math.nan, first_given(reason)
         norm = math.sqrt(scaled_norm) / loss_scale
         # Under fp16, the loss scale takes care of a gradient that overflows.
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.loss_scale):
@@ -182,7 +199,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         if stops:  # not every process may have been asked
-            reason = next(theirs for theirs in gather_object([reason]) if theirs is not None)
+            reason = first_given(reason)
         return loss, norm, reason
 
     def _update(self, gradients: list[Tensor], norm: float, loss_scale: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -14,6 +13,7 @@ from glow.config import DataConfig
 from glow.data.read.batch import Batch, Share
 from glow.data.read.order import TrainingOrder
 from glow.data.read.reader import Sample, SplitReader
+from glow.data.read.workers import shorten_socket_paths, start_worker, worker_count
 from glow.randomness import generator, uniform_noise
 
 RUN_BYTES = 2**20  # read at once from one place of a shard: large enough for a parallel file system
@@ -53,22 +53,18 @@ def train_batches(
     share = share or Share()
     share.check_batch_size(batch_size)
     # Each worker reads its own slots of the batch. Their parts arrive in turn.
-    num_workers = min(config.num_workers, batch_size // share.num_processes)
+    num_workers = worker_count(config.num_workers, most=batch_size // share.num_processes)
+    if num_workers:
+        shorten_socket_paths()
     stream = _TrainStream(config, batch_size, seed, images_seen, share)
     loader = DataLoader(
         stream,
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=4 if num_workers else None,
-        worker_init_fn=_leave_signals_to_training,
+        worker_init_fn=start_worker,
     )
     return _joined(loader, max(1, num_workers))
-
-
-def _leave_signals_to_training(worker: int) -> None:
-    # Launchers and SLURM send SIGTERM to the workers too. They ignore it and end with their training process.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _joined(parts: Iterable[Batch | ValueError], count: int) -> Iterator[Batch]:
