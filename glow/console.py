@@ -1,38 +1,18 @@
-"""What a stage shows while it works: lines that no lost reader can stop, and how far the work is."""
+"""How far a long work is: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
 FIRST_LINE_S, LONGEST_S = 2.0, 30.0  # between the lines of a log
 
 Item = TypeVar("Item")
-
-
-def say(text: object, stream: TextIO | None = None) -> None:
-    """Print a line at once, to standard output by default. Characters that the stream cannot encode are escaped.
-
-    A reader that went away stops no work: the stream is silent from then on.
-    """
-    stream = stream or sys.stdout
-    encoding = stream.encoding or "utf-8"
-    try:
-        print(str(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except OSError:
-        _silence(stream)
-
-
-def _silence(stream: TextIO) -> None:
-    """Lead a stream to nowhere: what its buffer holds would fail once more at the end of the process."""
-    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 class Progress:
@@ -86,10 +66,10 @@ class Progress:
         elif self._is_shown and time.monotonic() >= self._line_s + self._interval_s:
             self._write_line(note)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         with tqdm.external_write_mode() if self._bar is not None else contextlib.nullcontext():
-            say(text)
+            print(text, flush=True)  # noqa: T201
 
     def _write_line(self, note: str) -> None:
         now = time.monotonic()
@@ -102,7 +82,8 @@ class Progress:
         if self._total is not None:
             details.append(f"{tqdm.format_interval((self._total - self._done) / per_s)} left")
         position = f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
-        say(f"{self._title} {self._unit} {position}: {', '.join(details)}".lstrip(), sys.stderr)
+        line = f"{self._title} {self._unit} {position}: {', '.join(details)}".lstrip()
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
         self._done_at_line, self._line_s = self._done, now
         self._interval_s = min(2 * self._interval_s, LONGEST_S)
 

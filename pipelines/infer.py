@@ -12,7 +12,7 @@ import torch
 
 from glow.cli import parse_config, run_stage
 from glow.config import InferRun
-from glow.console import say, track
+from glow.console import track
 from glow.execution.precision import use_exact_float32
 from glow.inference.pictures import plot_posterior
 from glow.inference.posterior import Draws, describe, draw, noise_batches
@@ -67,19 +67,19 @@ def report(checkpoint: Path, target: Target, config: InferRun) -> Path:
     plot_posterior(draws, flow, target).savefig(output / "posterior.png", dpi=120)
     partial.write_text(json.dumps(described, indent=1, allow_nan=False) + "\n")
     partial.replace(path)
-    say_fit(draws, described)
-    say(output)
+    say(draws, described)
+    print(output)
     return output
 
 
-def say_fit(draws: Draws, described: dict) -> None:
+def say(draws: Draws, described: dict) -> None:
     """Print the figures of the fit."""
-    say(f"ELBO: {draws.elbo}")
-    say(f"log of the target's integral, by importance sampling: {draws.log_normalizer}")
+    print(f"ELBO: {draws.elbo}")
+    print(f"log of the target's integral, by importance sampling: {draws.log_normalizer}")
     if "kl" in described:
         kl = described["kl"]
-        say(f"KL(flow || target): {kl['nats']:.4f} ± {kl['standard_error']:.4f} nats")
-    say(f"effective samples: {draws.effective_fraction:.1%}")
+        print(f"KL(flow || target): {kl['nats']:.4f} ± {kl['standard_error']:.4f} nats")
+    print(f"effective samples: {draws.effective_fraction:.1%}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 
 from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict, flatten
-from glow.console import say
 from glow.data.read.batch import Share
 from glow.data.read.workers import dead_workers_in_one_line
 from glow.execution.precision import use_exact_float32
@@ -67,32 +66,32 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
         check_same_run(checkpoint, run, data.sha256, task.classes)
         step = read_state(checkpoint)["step"]
         if step >= run.train.num_steps:
-            say_on_main(
+            say(
                 f"{run.output} is finished ({step} steps); to train longer, raise train.num_steps\n{checkpoint}",
                 accelerator,
             )
             return
         for change in changed_options(checkpoint, run):
-            say_on_main(f"changed since the checkpoint: {change}", accelerator)
+            say(f"changed since the checkpoint: {change}", accelerator)
     placement = place(run, accelerator.process_index, accelerator.num_processes)
     share = Share(placement.replica, placement.num_replicas)
     model, batches = start(task, share, accelerator, checkpoint, stop)
     if accelerator.is_main_process:
         forget_stop(run.output)
         write_record(run, accelerator.device, accelerator.num_processes)
-        say(describe(run, model, placement.num_replicas, accelerator))
+        print(describe(run, model, placement.num_replicas, accelerator), flush=True)
     trainer = Trainer(lay_out(model, run, placement, accelerator), model.num_dims, run, accelerator, data, task.scale)
     trainer.classes = task.classes
     if checkpoint:
         trainer.restore(checkpoint)
-        say_on_main(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}", accelerator)
+        say(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}", accelerator)
     validation = task.validation(share)
     if validation is None:
-        say_on_main(f"{run.source} has no validation split: training runs without validation", accelerator)
+        say(f"{run.source} has no validation split: training runs without validation", accelerator)
     reason = trainer.fit(batches, validation, task.preview, stop)
     if trainer.step < run.train.num_steps:
-        say_on_main(f"stopped after step {trainer.step}; give the same command to resume", accelerator)
-    say_on_main(checkpoints.latest(), accelerator)
+        say(f"stopped after step {trainer.step}; give the same command to resume", accelerator)
+    say(checkpoints.latest(), accelerator)
     accelerator.end_training()
     if reason == INTERRUPT:
         raise KeyboardInterrupt  # for exit status 130
@@ -110,10 +109,10 @@ def describe(run: TrainRun, model: Model, num_replicas: int, accelerator: Accele
     return f"{text}\n{describe_stages(memory)}"
 
 
-def say_on_main(text: object, accelerator: Accelerator) -> None:
+def say(text: object, accelerator: Accelerator) -> None:
     """Print on the main process (accelerator.print would on one of each node)."""
     if accelerator.is_main_process:
-        say(text)
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

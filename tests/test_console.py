@@ -1,13 +1,12 @@
-"""What a stage shows: lines at growing intervals where there is no terminal, and output that nobody reads."""
+"""How far a long work is: lines at growing intervals where there is no terminal."""
 
 import io
-import os
 import sys
 
 import pytest
 
 from glow import console
-from glow.console import Progress, say, track
+from glow.console import Progress, track
 
 
 @pytest.fixture
@@ -53,23 +52,6 @@ def test_a_terminal_shows_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     with Progress(2, "step") as progress:
         progress.update(2, note="1.234 bits/dim")
-        progress.say("a line")
+        progress.print("a line")
     assert "2/2" in terminal.getvalue()
     assert "1.234 bits/dim" in terminal.getvalue()
-
-
-def test_a_lost_reader_stops_nothing(capfd):
-    reader, writer = os.pipe()
-    with os.fdopen(writer, "w") as stream:
-        say("read", stream)
-        assert os.read(reader, 100) == b"read\n"
-        os.close(reader)
-        say("lost", stream)
-        print("lost too, without a complaint at the end", file=stream)
-
-
-def test_what_a_stream_cannot_encode_is_escaped():
-    raw = io.BytesIO()
-    with io.TextIOWrapper(raw, encoding="ascii") as stream:
-        say("2.1 ± \udcff", stream)
-        assert raw.getvalue() == rb"2.1 \xb1 \udcff" + b"\n"

@@ -44,4 +44,4 @@ class Display:
         losses = {part: values.get(f"{part}/{self._scale.key}") for part in ("train", "validation")}
         if losses["validation"] is not None:
             parts = [f"{part} {mean:.4f}" for part, mean in losses.items() if mean is not None]
-            self._progress.say(f"step {step}/{self._num_steps}: {', '.join(parts)} {self._scale.unit}")
+            self._progress.print(f"step {step}/{self._num_steps}: {', '.join(parts)} {self._scale.unit}")

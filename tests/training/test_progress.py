@@ -29,9 +29,9 @@ def test_a_validation_is_one_line_of_output(dataset, tmp_path, capsys):
     train_stage.main(options(dataset, tmp_path, "--train.log_every", "2", "--train.validate_every", "3"))
     lines = {line["step"]: line for line in comparable(tmp_path)}
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")] == [
-        f"step 3: validation {lines[3]['validation/bits_per_dim']:.4f} bits/dim",
+        f"step 3/8: validation {lines[3]['validation/bits_per_dim']:.4f} bits/dim",
         *(
-            f"step {step}: train {lines[step]['train/bits_per_dim']:.4f}, "
+            f"step {step}/8: train {lines[step]['train/bits_per_dim']:.4f}, "
             f"validation {lines[step]['validation/bits_per_dim']:.4f} bits/dim"
             for step in (6, 8)
         ),
