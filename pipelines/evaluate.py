@@ -20,7 +20,7 @@ from glow.sampling.files import find_grids
 from glow.sampling.groups import group_size
 from glow.training.checkpoints.manager import find_checkpoint, run_directory
 from glow.training.checkpoints.models import load_model
-from glow.training.checkpoints.reading import checkpoint_facts, trained_classes
+from glow.training.checkpoints.reading import checkpoint_facts, read_state
 from glow.training.metrics import read_metrics
 
 
@@ -30,11 +30,11 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     Returns None on all processes but the main one.
     """
     config = parse_config(EvaluateRun, argv, "evaluate")
-    checkpoint = find_checkpoint(config.checkpoint, config.which)
+    checkpoint = find_checkpoint(config.checkpoint, config.which, config.weights)
     model = load_model(checkpoint, weights=config.weights)
     reader = SplitReader(config.data, config.split)
     check_shape(model, reader.dataset, config.data)
-    check_classes(model, trained_classes(checkpoint), reader.dataset, config.data)
+    check_classes(model, read_state(checkpoint).classes, reader.dataset, config.data)
     processes = Processes()
     use_exact_float32()
     model.to(processes.device)

@@ -9,6 +9,7 @@ from glow.cli import parse_config, run_stage
 from glow.config import ImportRun, TrainRun
 from glow.importing.rosinality import from_rosinality, read_state_dict
 from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
 
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         f"L {model.num_levels}, K {model.num_steps_per_level}, width {model.hidden_channels}, {model.coupling}, "
         f"1x1 convolutions {model.permutation}; {config.image_size} x {config.image_size}, {config.num_bits} bits"
     )
-    state = {"step": 0, "images_seen": 0, "validation_bits_per_dim": None, "data_sha256": None}
+    state = State(step=0, images_seen=0)
     saved = checkpoints.save(Snapshot({"model": tensors, "ema": tensors}, TrainRun(output, model=model), state))
     print(saved)
     return saved

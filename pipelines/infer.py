@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     with StopRequest(task.run.output, task.run.time_limit) as stop:
         train(task, stop)
     checkpoint = find_checkpoint(task.run.output)
-    is_finished = read_state(checkpoint)["step"] >= task.run.train.num_steps
+    is_finished = read_state(checkpoint).step >= task.run.train.num_steps
     if not is_finished or int(os.environ.get("RANK", "0")) > 0:
         return None
     return report(checkpoint, task.target, config)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
 def report(checkpoint: Path, target: Target, config: InferRun) -> Path:
     """Write posterior.json, samples.npy and a picture of the fit; return their directory."""
     use_exact_float32()
-    step = read_state(checkpoint)["step"]
+    step = read_state(checkpoint).step
     output = Path(config.output) / "posterior" / f"step-{step:08d}"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     flow, target = load_flow(checkpoint).to(device), target.to(device)

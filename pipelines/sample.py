@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     config = parse_config(SampleRun, argv, "sample")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("sample runs as one process; to share the work, start several with their own --first_index")
-    checkpoint = find_checkpoint(config.checkpoint, config.which)
-    step = read_state(checkpoint)["step"]
+    checkpoint = find_checkpoint(config.checkpoint, config.which, config.weights)
+    step = read_state(checkpoint).step
     output = Path(config.output or run_directory(checkpoint) / "samples" / f"step-{step:08d}")
     origin = {"checkpoint": {"path": str(checkpoint), "step": step}, "weights": config.weights, "seed": config.seed}
     write = write_vectors if read_config(checkpoint).is_of_vectors else write_images

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     Returns None on all processes but the main one.
     """
     config = parse_config(ScoreRun, argv, "score")
-    checkpoint = find_checkpoint(config.checkpoint, config.which)
+    checkpoint = find_checkpoint(config.checkpoint, config.which, config.weights)
     model = load_model(checkpoint, weights=config.weights)
     data = Place.of(config.data, config.split, "test")
     places = ScoredPlaces.find(data, config.outliers, config.reference, read_config(checkpoint).data.path)

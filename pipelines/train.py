@@ -64,7 +64,7 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
     checkpoint = decided_by_main(checkpoints.latest_intact, accelerator)
     if checkpoint:
         check_same_run(checkpoint, run, data.sha256, task.classes)
-        step = read_state(checkpoint)["step"]
+        step = read_state(checkpoint).step
         if step >= run.train.num_steps:
             say(
                 f"{run.output} is finished ({step} steps); to train longer, raise train.num_steps\n{checkpoint}",

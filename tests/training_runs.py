@@ -6,6 +6,7 @@ from conftest import tiny_config, tiny_glow
 
 from glow.config import TrainRun
 from glow.training.checkpoints.reading import read_tensors
+from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
 from glow.training.metrics import read_metrics
 from glow.training.trainer import Trainer
@@ -53,5 +54,5 @@ def train_and(arguments, at_step, action, rank=0):
 
 def snapshot(step, score=None):
     model = tiny_glow(torch.float32)
-    state = {"step": step, "images_seen": step, "validation_bits_per_dim": score}
+    state = State(step=step, images_seen=step, validation_bits_per_dim=score)
     return Snapshot({"model": model.state_dict(), "ema": model.state_dict()}, TrainRun("x", tiny_config()), state)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from glow.config.fields import require
+from glow.files.limits import POINTS
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class VectorDataConfig:
         require(
             self.num_points is None or self.num_points >= 1, "vectors.num_points", self.num_points, "give 1 or more"
         )
+        POINTS.check("vectors.num_points", self.num_points or 0)
         require(self.seed >= 0, "vectors.seed", self.seed, "give 0 or more")
 
 

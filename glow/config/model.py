@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from glow.config.fields import require
+from glow.files.limits import DIMS
+
+MAX_LEVELS = 16
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class ModelConfig:
         for name in ("num_levels", "num_steps_per_level", "hidden_channels"):
             value = getattr(self, name)
             require(value >= 1, f"model.{name}", value, "give 1 or more")
+        require(self.num_levels <= MAX_LEVELS, "model.num_levels", self.num_levels, f"give at most {MAX_LEVELS}")
         if self.image_shape is not None:
             object.__setattr__(self, "image_shape", tuple(self.image_shape))
             require(
@@ -85,6 +90,7 @@ class ModelConfig:
                 self.image_shape,
                 "give three positive numbers: [CHANNELS, HEIGHT, WIDTH]",
             )
+            DIMS.check("model.image_shape", math.prod(self.image_shape))
             _, height, width = self.image_shape
             factor = 2**self.num_levels
             require(

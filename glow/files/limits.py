@@ -46,3 +46,5 @@ JSON_BYTES = Limit("GLOW_MAX_JSON_BYTES", 2**24, "bytes")
 METRICS_BYTES = Limit("GLOW_MAX_METRICS_BYTES", 2**28, "bytes")
 DIMS = Limit("GLOW_MAX_DIMS", 2**22, "dimensions")
 """Of one image: channels x height x width."""
+POINTS = Limit("GLOW_MAX_POINTS", 10**7, "vectors")
+"""To draw from a density."""

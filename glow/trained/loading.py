@@ -41,7 +41,7 @@ def load(
             raise ValueError(f"{name}: {value!r}; allowed are {' and '.join(map(repr, allowed))}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     use_exact_float32()
-    checkpoint = find_checkpoint(run, which)
+    checkpoint = find_checkpoint(run, which, weights)
     if read_config(checkpoint).is_of_vectors:
         return TrainedFlow(load_flow(checkpoint, weights=weights).to(device))
     return TrainedGlow(load_model(checkpoint, weights=weights).to(device))

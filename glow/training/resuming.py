@@ -8,7 +8,7 @@ from typing import Any
 
 from glow.config import TrainRun, config_to_dict, flatten
 from glow.evaluation.checks import check_class_names
-from glow.training.checkpoints.reading import read_config, read_state, trained_classes
+from glow.training.checkpoints.reading import STATE, read_config, read_state
 
 # Options that may differ without a word: where files lie, and how the training is started.
 INCIDENTAL = ("output", "data.path", "vectors.path", "data.num_workers", "time_limit", "num_processes")
@@ -31,14 +31,17 @@ def check_same_run(checkpoint: Path, run: TrainRun, data_sha256: str, classes: S
     Raises:
         ValueError: names the first option that may not change, or the data.
     """
-    if read_state(checkpoint)["data_sha256"] != data_sha256:
+    state = read_state(checkpoint)
+    if state.data_sha256 != data_sha256:
         kind = "target" if run.target.source else "vectors" if run.is_of_vectors else "images"
         raise ValueError(
             f"{run.source}: not the {kind} that the run in {run.output} started with (their sha256 "
             "differs); use those again, or choose another output"
         )
-    check_class_names(trained_classes(checkpoint), classes, run.source)
+    check_class_names(state.classes, classes, run.source)
     before, now = _options(read_config(checkpoint)), _options(run)
+    if state.images_seen != state.step * before["train.batch_size"]:
+        raise ValueError(f"{checkpoint / STATE}: images_seen is {state.images_seen}, not that of step {state.step}")
     for name, value in before.items():
         if (name.startswith(FIXED_GROUPS) or name in FIXED) and now[name] != value:
             raise ValueError(

@@ -28,7 +28,7 @@ def start(
     Raises:
         ValueError: when the first batch does not come, and the training is asked to stop.
     """
-    images_seen = read_state(checkpoint)["images_seen"] if checkpoint else 0
+    images_seen = read_state(checkpoint).images_seen if checkpoint else 0
     batches = task.train_batches(images_seen, share)
     model = build_model(task, accelerator)
     if checkpoint:

@@ -22,6 +22,7 @@ from glow.training.batch import TrainingBatch
 from glow.training.checkpoints.background import BackgroundSaver
 from glow.training.checkpoints.manager import CheckpointManager
 from glow.training.checkpoints.reading import read_state, read_tensors
+from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
 from glow.training.diagnosis import TrainingDiverged, find_nonfinite
 from glow.training.display import Display
@@ -234,14 +235,15 @@ class Trainer:
         state = read_state(checkpoint)
         self.ema.load_state_dict(read_tensors(checkpoint, "ema"))
         load_optimizer_tensors(self.optimizer, self.model, read_tensors(checkpoint, "optimizer"))
-        self.step = state["step"]
-        self.progress.losses = state["losses_since_log"]
-        self.num_overflows = state.get("num_overflows", 0)
-        if self.loss_scale and state.get("loss_scale"):
-            self.loss_scale.load_state_dict(state["loss_scale"])
-        self.skipped.count, self.skipped.since_log = state["num_skipped"], state["skipped_since_log"]
+        self.step = state.step
+        self.progress.losses = state.losses_since_log
+        self.num_overflows = state.num_overflows
+        if self.loss_scale and state.loss_scale:
+            self.loss_scale.load_state_dict(state.loss_scale)
+        self.skipped.count, self.skipped.since_log = state.num_skipped, state.skipped_since_log
         best = self.checkpoints.best()
-        self.best = read_state(best)["validation_bits_per_dim"] if best else math.inf
+        score = read_state(best).validation_bits_per_dim if best else None
+        self.best = math.inf if score is None else score
 
     def _save(self, saver: BackgroundSaver, score: float | None) -> None:
         """Hand a copy of the state to the main process's saver (a collective)."""
@@ -252,19 +254,19 @@ class Trainer:
         }
         tensors = {name: self.layout.gather(values) for name, values in held.items()}
         if self.accelerator.is_main_process:
-            state = {
-                "step": self.step,
-                "images_seen": self.images_seen,
-                "validation_bits_per_dim": score,
-                "losses_since_log": self.progress.losses,
-                "num_overflows": self.num_overflows,
-                "loss_scale": self.loss_scale.state_dict() if self.loss_scale else None,
-                "num_skipped": self.skipped.count,
-                "skipped_since_log": self.skipped.since_log,
-                "data_sha256": self.data.sha256 if self.data else None,
-                "classes": self.classes,
-                "num_processes": self.accelerator.num_processes,
-            }
+            state = State(
+                step=self.step,
+                images_seen=self.images_seen,
+                validation_bits_per_dim=score,
+                losses_since_log=self.progress.losses,
+                num_overflows=self.num_overflows,
+                loss_scale=self.loss_scale.state_dict() if self.loss_scale else None,
+                num_skipped=self.skipped.count,
+                skipped_since_log=self.skipped.since_log,
+                data_sha256=self.data.sha256 if self.data else None,
+                classes=self.classes,
+                num_processes=self.accelerator.num_processes,
+            )
             saver.save(Snapshot(tensors, self.run, state))
         if score is not None:
             self.best = min(self.best, score)

@@ -17,6 +17,7 @@ from glow.data.prepare.writer import prepare
 from glow.data.read.reader import SplitReader
 from glow.evaluation.likelihood import Estimate
 from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
 from pipelines import evaluate as evaluate_stage
 from pipelines import sample as sample_stage
@@ -111,7 +112,7 @@ def test_model_that_is_broken_makes_the_report_invalid_and_valid_json(dataset, t
         model.chain[-1].bijector.log_scale[0] = math.nan
     path = tmp_path / "run"
     tensors = {"model": model.state_dict(), "ema": model.state_dict()}
-    state = {"step": 1, "validation_bits_per_dim": None}
+    state = State(step=1, images_seen=12)
     CheckpointManager(path).save(Snapshot(tensors, TrainRun("x", tiny_config()), state))
     with pytest.raises(ValueError, match="invalid: 23 images have no finite likelihood"):
         evaluate(path, dataset, tmp_path / "report")

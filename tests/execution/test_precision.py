@@ -54,8 +54,8 @@ def test_overflowing_steps_are_skipped_counted_and_do_not_advance_the_learning_r
         assert line["train/lr"] == pytest.approx(2e-3 * (step - before) / 8)
     assert lines[-1]["train/loss_scale"] == 2.0 ** (FIRST_EXPONENT - counts[-1])
     state = read_state(find_checkpoint(run))
-    assert state["num_overflows"] == counts[-1]
-    assert state["loss_scale"]["scale"] == lines[-1]["train/loss_scale"]
+    assert state.num_overflows == counts[-1]
+    assert state.loss_scale["scale"] == lines[-1]["train/loss_scale"]
 
 
 def test_overflow_changes_nothing(dataset, tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def assert_alike(run, other, dataset, reset_accelerate, steps, tolerance):
             a, b = (read_tensors(each / name, kind) for each in (run, other))
             assert a.keys() == b.keys()
             assert all(torch.allclose(a[key], b[key], rtol=0, atol=10 * tolerance) for key in a), (step, kind)
-        assert read_state(other / name)["images_seen"] == 16 * step
+        assert read_state(other / name).images_seen == 16 * step
     results, images = [], []
     for each in (run, other):
         reset_accelerate()

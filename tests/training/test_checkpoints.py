@@ -16,11 +16,12 @@ from training_runs import assert_same_checkpoint, comparable, options, snapshot
 from glow.config import ModelConfig, TrainRun
 from glow.parallel.layout import Replicated
 from glow.parallel.placement import Placement
-from glow.training.checkpoints import reading, writing
+from glow.training.checkpoints import manager, reading, writing
 from glow.training.checkpoints.background import BackgroundSaver
 from glow.training.checkpoints.manager import CheckpointManager, find_checkpoint
 from glow.training.checkpoints.models import load_model
 from glow.training.checkpoints.reading import read_state, read_tensors
+from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
 from glow.training.metrics import read_metrics
 from pipelines import train as train_stage
@@ -50,23 +51,23 @@ def test_damaged_checkpoints_are_clear_errors(tmp_path):
     weights = path / "ema.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"ema\.safetensors: damaged: its checksum is not the one in state\.json"):
-        load_model(path)
-    weights.unlink()
-    with pytest.raises(ValueError, match=r"ema\.safetensors: missing from the checkpoint"):
-        load_model(path)
-    (path / "state.json").write_text("{")
-    with pytest.raises(ValueError, match=r"state\.json: not a readable checkpoint state"):
-        read_state(path)
-    (path / "config.yaml").write_text("output: x\nmodel: {widthh: 3}")
     with pytest.raises(
-        ValueError, match=r"config\.yaml: not a readable configuration: ModelConfig has no field widthh"
+        ValueError, match=r"ema\.safetensors: damaged or changed: its checksum is not the one in state\.json"
     ):
         load_model(path)
-    with pytest.raises(ValueError, match="no such checkpoint or run directory"):
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"ema\.safetensors: no such file"):
+        load_model(path)
+    (path / "state.json").write_text("{")
+    with pytest.raises(ValueError, match=r"state\.json: not readable JSON"):
+        read_state(path)
+    with pytest.raises(
+        ValueError,
+        match=r"nothing: no such checkpoint or run directory; give runs/NAME or runs/NAME/checkpoints/step-N$",
+    ):
         find_checkpoint(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no latest checkpoint there"):
+    with pytest.raises(ValueError, match="empty: holds no latest checkpoint; give a run directory"):
         find_checkpoint(tmp_path / "empty")
 
 
@@ -90,24 +91,18 @@ def test_checkpoint_written_again_replaces_the_old_one(tmp_path):
     manager = CheckpointManager(tmp_path)
     manager.save(snapshot(1, 5.0))
     path = manager.save(snapshot(1, 4.0))
-    assert read_state(path)["validation_bits_per_dim"] == 4.0
+    assert read_state(path).validation_bits_per_dim == 4.0
     assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
     model = tiny_glow(torch.float32)
-    wrong = Snapshot({"ema": model.state_dict()}, TrainRun("x", tiny_config(hidden_channels=9)), {"step": 1})
+    wrong = Snapshot(
+        {"ema": model.state_dict()}, TrainRun("x", tiny_config(hidden_channels=9)), State(step=1, images_seen=1)
+    )
     path = CheckpointManager(tmp_path).save(wrong)
     with pytest.raises(ValueError, match="its weights do not fit its model"):
         load_model(path)
-
-
-def test_config_in_a_checkpoint_cannot_run_code(tmp_path):
-    path = CheckpointManager(tmp_path).save(snapshot(1))
-    (path / "config.yaml").write_text(f"model: !!python/object/apply:os.mkdir ['{tmp_path}/made']")
-    with pytest.raises(ValueError, match="not a readable configuration"):
-        load_model(path)
-    assert not (tmp_path / "made").exists()
 
 
 def test_model_config_of_a_run_is_that_of_its_file(dataset, tmp_path):
@@ -168,7 +163,7 @@ def test_damaged_newest_checkpoint_is_set_aside_loudly(dataset, tmp_path):
         with (newest / "optimizer.safetensors").open("r+b") as file:
             file.seek(500)
             file.write(b"damage")
-        aside = rf"optimizer\.safetensors: damaged: .* Set aside as .*step-00000008\.damaged-{number}"
+        aside = rf"optimizer\.safetensors: damaged or changed: .* Set aside as .*step-00000008\.damaged-{number}"
         with pytest.warns(UserWarning, match=aside):
             train_stage.main(options(dataset, run))
         assert_same_checkpoint(newest, undisturbed / "checkpoints/step-00000008")
@@ -187,7 +182,9 @@ def test_training_does_not_begin_anew_over_damaged_checkpoints(dataset, tmp_path
     for path in tmp_path.glob("checkpoints/*/model.safetensors"):
         path.write_bytes(b"damage")
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"model\.safetensors: damaged: .* of 2 checkpoints none is intact"):
+        with pytest.raises(
+            ValueError, match=r"model\.safetensors: damaged or changed: .* of 2 checkpoints none is intact"
+        ):
             train_stage.main(options(dataset, tmp_path))
     assert read_metrics(tmp_path)[-1]["step"] == 8
 
@@ -202,3 +199,89 @@ def test_checkpoint_that_cannot_be_read_at_the_moment_is_not_set_aside(dataset, 
     with pytest.raises(OSError, match="Input/output error"):
         train_stage.main(options(dataset, tmp_path))
     assert not list(tmp_path.glob("checkpoints/*damaged*"))
+
+
+@pytest.mark.parametrize("replaced", [1, 3])
+def test_checkpoint_that_was_moved_elsewhere_stands_in_nobodys_way(tmp_path, replaced):
+    manager = CheckpointManager(tmp_path, keep_last=1)
+    path = manager.save(snapshot(1))
+    elsewhere = tmp_path / "other-disk"
+    path.rename(elsewhere)
+    path.with_name(f"step-{replaced:08d}").symlink_to(elsewhere)
+    for step in (2, 3, 4):
+        manager.save(snapshot(step))
+    assert [entry.name for entry in manager.directory.iterdir()] == ["step-00000004"]
+    assert (elsewhere / "state.json").is_file()
+
+
+def test_remains_of_a_save_are_removed_whatever_they_are_and_other_files_stay(tmp_path):
+    manager = CheckpointManager(tmp_path, keep_last=1)
+    manager.save(snapshot(1))
+    remains = [manager.directory / f"step-{step:08d}.partial" for step in (1, 2, 3)]
+    remains[0].mkdir()
+    (remains[0] / "model.safetensors").touch()
+    remains[1].symlink_to(tmp_path)
+    remains[2].touch()
+    others = {"x.partial", "step-1.partial", "notes.txt"}
+    for name in others:
+        (manager.directory / name).touch()
+    manager.save(snapshot(2))
+    assert {entry.name for entry in manager.directory.iterdir()} == others | {"step-00000002"}
+
+
+def test_failed_removal_is_a_warning_and_is_tried_again(dataset, tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(16, "Device or resource busy")
+
+    def failing_only_for_a_while(path):
+        calls.append(path)
+        if len(calls) == 1:
+            fail(path)
+        remove(path)
+
+    calls, remove = [], manager.remove
+    monkeypatch.setattr(manager, "remove", failing_only_for_a_while)
+    extra = ["--train.checkpoint_every", "1", "--train.keep_last", "1", "--train.validate_every", "8"]
+    with pytest.warns(UserWarning, match=r"step-00000001: cannot be removed: .*busy; the next save tries it again"):
+        train_stage.main(options(dataset, tmp_path, *extra))
+    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step-00000008"]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link", "state is a directory", "state is a link", "pipe"])
+def test_what_is_no_checkpoint_but_named_like_one_is_set_aside(dataset, tmp_path, kind):
+    train_stage.main(options(dataset, tmp_path))
+    stray = tmp_path / "checkpoints/step-00000099"
+    if kind == "file":
+        stray.touch()
+    elif kind == "link":
+        stray.symlink_to(stray.name)
+    else:
+        stray.mkdir()
+        if kind == "pipe":
+            os.mkfifo(stray / "state.json")
+        elif kind == "state is a directory":
+            (stray / "state.json").mkdir()
+        elif kind == "state is a link":
+            (stray / "state.json").symlink_to("state.json")
+    with pytest.warns(UserWarning, match=r"step-00000099.*: (no such file|not a file.*)\. Set aside as .*damaged-1"):
+        train_stage.main(options(dataset, tmp_path, "--train.num_steps", "9"))
+    assert os.path.lexists(stray.with_suffix(".damaged-1"))
+    assert CheckpointManager(tmp_path).latest().name == "step-00000009"
+
+
+@pytest.mark.parametrize("which", ["latest", "best"])
+def test_next_intact_checkpoint_of_a_run_is_used_with_a_warning(tmp_path, which):
+    checkpoints = CheckpointManager(tmp_path, keep_last=3)
+    first, second, third = (checkpoints.save(snapshot(step, 3.0 - step)) for step in (1, 2, 3))
+    (third / "ema.safetensors").write_bytes(b"damage")
+    (second / "state.json").write_text("{")
+    with pytest.warns(UserWarning, match=f"; using {first}") as warned:
+        assert find_checkpoint(tmp_path, which) == first
+    assert len(warned) == 2
+    with pytest.raises(ValueError, match=r"step-00000002/state\.json: not readable JSON"):
+        load_model(second)
+    with pytest.raises(ValueError, match=r"ema\.safetensors: damaged"):
+        load_model(third)
+    (first / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r", and of 3 checkpoints none is intact$"):
+        find_checkpoint(tmp_path, which)

@@ -50,7 +50,7 @@ def test_training_ends_within_its_time_limit(dataset, tmp_path):
     assert time.monotonic() - start < 6
     stopped = json.loads((tmp_path / "stopped.json").read_text())
     assert stopped["reason"] == "time limit"
-    assert read_state(CheckpointManager(tmp_path).all()[-1])["step"] == stopped["step"]
+    assert read_state(CheckpointManager(tmp_path).all()[-1]).step == stopped["step"]
 
 
 def test_signal_handlers_are_given_back(tmp_path):

@@ -34,7 +34,7 @@ class BackgroundSaver:
 
     def save(self, snapshot: Snapshot) -> None:
         """Start to write, once the checkpoint before is written. Nobody may change the tensors any more."""
-        snapshot = replace(snapshot, state=copy.deepcopy(dict(snapshot.state)))
+        snapshot = replace(snapshot, state=copy.deepcopy(snapshot.state))
         if self._pending is not None:
             self._pending.result()
         self._pending = self._executor.submit(self._checkpoints.save, snapshot)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
-import shutil
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
-from glow.training.checkpoints.reading import STATE, read_state, verify
-from glow.training.checkpoints.writing import Snapshot, write
+from glow.training.checkpoints.reading import CONFIG, STATE, STEP_PATTERN, read_state, verify, weights_file
+from glow.training.checkpoints.writing import Snapshot, remove, write
 
-STEP_PATTERN = re.compile(r"step-(\d{8})")
+PARTIAL_PATTERN = re.compile(rf"{STEP_PATTERN.pattern}(\.old)?\.partial", re.ASCII)
 
 
 class CheckpointManager:
@@ -25,7 +24,7 @@ class CheckpointManager:
 
     def save(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint, then remove old ones; return its directory."""
-        target = self.directory / f"step-{snapshot.state['step']:08d}"
+        target = self.directory / f"step-{snapshot.state.step:08d}"
         write(snapshot, target)
         self.prune()
         return target
@@ -65,43 +64,73 @@ class CheckpointManager:
 
     def best(self) -> Path | None:
         """Return the checkpoint with the lowest validation bits/dim; None if none was validated."""
-        validated = []
+        ranked, _ = self.ranked()
+        return ranked[0] if ranked else None
+
+    def ranked(self) -> tuple[list[Path], list[ValueError]]:
+        """Return the validated checkpoints, the best one first, and what is wrong with those that cannot be read."""
+        scored: list[tuple[float, Path]] = []
+        problems: list[ValueError] = []
         for path in self.all():
-            with suppress(ValueError):  # a damaged one is not the best
-                score = read_state(path).get("validation_bits_per_dim")
-                validated += [] if score is None else [(score, path)]
-        return min(validated)[1] if validated else None
+            try:
+                score = read_state(path).validation_bits_per_dim
+                scored += [] if score is None else [(score, path)]
+            except ValueError as error:
+                problems.append(error)
+        return [path for _, path in sorted(scored)], problems
 
     def prune(self) -> None:
-        """Remove the remains of interrupted saves, and all checkpoints but the last, the best, each ``keep_every``."""
-        old = set(self.all()[: -self.keep_last]) - {self.best()}
-        for path in {path for path in old if self.keep_every is None or _step_of(path) % self.keep_every}:
-            # Renamed first, so that an interrupted removal leaves nothing that looks like a checkpoint.
-            shutil.rmtree(path.rename(path.with_suffix(".partial")))
-        for path in self.directory.glob("*.partial"):
-            shutil.rmtree(path)
+        """Remove the remains of interrupted saves, and all checkpoints but the last, the best, each ``keep_every``.
+
+        What cannot be removed is a warning. The next save tries it again.
+        """
+        try:
+            remains = [path for path in self.directory.iterdir() if PARTIAL_PATTERN.fullmatch(path.name)]
+            old = set(self.all()[: -self.keep_last]) - {self.best()}
+        except OSError as error:
+            warnings.warn(f"{self.directory}: old checkpoints cannot be removed: {error}", stacklevel=2)
+            return
+        for path in [*remains, *(path for path in old if self.keep_every is None or _step_of(path) % self.keep_every)]:
+            try:
+                # Renamed first, so that an interrupted removal leaves nothing that looks like a checkpoint.
+                remove(path if path in remains else path.rename(path.with_suffix(".partial")))
+            except OSError as error:
+                warnings.warn(f"{path}: cannot be removed: {error}; the next save tries it again", stacklevel=2)
 
 
-def find_checkpoint(path: str | Path, which: str = "latest") -> Path:
+def find_checkpoint(path: str | Path, which: str = "latest", weights: str = "ema") -> Path:
     """Return the directory of a checkpoint, given itself or a run directory.
+
+    Of a run directory, checkpoints whose configuration or weights are damaged are passed over, with a warning.
 
     Args:
         path: ``runs/NAME`` or ``runs/NAME/checkpoints/step-N``.
         which: ``latest`` or ``best`` of a run directory.
+        weights: The weights that are to be used, ``ema`` or ``raw``.
 
     Raises:
-        ValueError: when there is none.
+        ValueError: when there is none, or all are damaged.
     """
     path = Path(path)
-    if (path / STATE).is_file():
+    if not path.is_dir():
+        forms = "runs/NAME or runs/NAME/checkpoints/step-N"
+        raise ValueError(f"{path}: no such checkpoint or run directory; give {forms}")
+    if STEP_PATTERN.fullmatch(path.name) or os.path.lexists(path / STATE):
         return path
     manager = CheckpointManager(path)
-    found = manager.best() if which == "best" else manager.latest()
-    if not path.exists():
-        raise ValueError(f"{path}: no such checkpoint or run directory")
-    if found is None:
-        raise ValueError(f"{path}: no {which} checkpoint there (neither a checkpoint nor a run directory with one)")
-    return found
+    candidates, problems = manager.ranked() if which == "best" else (manager.all()[::-1], [])
+    for checkpoint in candidates:
+        try:
+            verify(checkpoint, CONFIG, weights_file(weights))
+        except ValueError as error:
+            problems.append(error)
+            continue
+        for problem in problems:
+            warnings.warn(f"{problem}; using {checkpoint}", stacklevel=2)
+        return checkpoint
+    if problems:
+        raise ValueError(f"{problems[0]}, and of {len(problems)} checkpoints none is intact")
+    raise ValueError(f"{path}: holds no {which} checkpoint; give a run directory (runs/NAME) or one of its checkpoints")
 
 
 def run_directory(checkpoint: Path) -> Path:
@@ -113,7 +142,7 @@ def run_directory(checkpoint: Path) -> Path:
 def _set_aside(checkpoint: Path) -> Path:
     """Rename a damaged checkpoint, so that nobody takes it for one."""
     names = (checkpoint.with_suffix(f".damaged-{number}") for number in itertools.count(1))
-    return checkpoint.rename(next(name for name in names if not name.exists()))
+    return checkpoint.rename(next(name for name in names if not os.path.lexists(name)))
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from glow.config import FlowConfig, ModelConfig
 from glow.models.flow import Flow, build_flow
 from glow.models.glow import Glow
 from glow.training.checkpoints.manager import find_checkpoint
-from glow.training.checkpoints.reading import read_config, read_tensors
+from glow.training.checkpoints.reading import read_config, read_shapes, read_tensors, weights_file
+
+Shapes = Mapping[str, list[int]]
 
 
 def load_model(path: str | Path, which: str = "latest", weights: str = "ema") -> Glow:
@@ -24,12 +28,13 @@ def load_model(path: str | Path, which: str = "latest", weights: str = "ema") ->
     Raises:
         ValueError: when there is no such checkpoint, it is damaged, or its model is a flow of vectors.
     """
-    checkpoint = find_checkpoint(path, which)
+    checkpoint = find_checkpoint(path, which, weights)
     run = read_config(checkpoint)
     if run.is_of_vectors:
         raise ValueError(f"{checkpoint}: a flow of vectors, not a Glow of images")
+    tensors = _read_fitting(checkpoint, weights, lambda: Glow(run.model), _num_layers(run.model))
     model = Glow(run.model)
-    load_weights(model, _read_weights(checkpoint, weights), checkpoint)
+    model.load_state_dict(tensors)
     return model.eval()
 
 
@@ -39,15 +44,14 @@ def load_flow(path: str | Path, which: str = "latest", weights: str = "ema") -> 
     Raises:
         ValueError: when there is no such checkpoint, it is damaged, or its model is a Glow of images.
     """
-    checkpoint = find_checkpoint(path, which)
+    checkpoint = find_checkpoint(path, which, weights)
     run = read_config(checkpoint)
     if not run.is_of_vectors:
         raise ValueError(f"{checkpoint}: a Glow of images, not a flow of vectors")
+    prefix = "flow." if run.target.source else ""  # the bound was trained, and the flow is a part of it
+    tensors = _read_fitting(checkpoint, weights, lambda: build_flow(run.flow), _num_layers(run.flow), prefix)
     flow = build_flow(run.flow)
-    tensors = _read_weights(checkpoint, weights)
-    if run.target.source:  # the bound was trained, and the flow is a part of it
-        tensors = {name.removeprefix("flow."): tensor for name, tensor in tensors.items()}
-    load_weights(flow, tensors, checkpoint)
+    flow.load_state_dict(tensors)
     return flow.eval()
 
 
@@ -57,11 +61,48 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Pa
     Raises:
         ValueError: when a tensor is missing, unknown, or of another shape.
     """
+    check_shapes(shapes_of(model.state_dict()), shapes_of(tensors), checkpoint)
+    model.load_state_dict(tensors)
+
+
+def check_shapes(expected: Shapes, found: Shapes, checkpoint: Path) -> None:
+    """Raise a ValueError that names a tensor which is missing, unknown, or of another shape."""
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            shapes = [shapes.get(name, "no such tensor") for shapes in (found, expected)]
+            raise ValueError(f"{checkpoint}: its weights do not fit its model: {name}: {shapes[0]}, not {shapes[1]}")
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """Return the shapes of tensors by name."""
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _read_fitting(
+    checkpoint: Path, weights: str, build: Callable[[], nn.Module], num_layers: int, prefix: str = ""
+) -> dict[str, Tensor]:
+    """Read the weights of a model, once it is known that the model is as large as they are.
+
+    The configuration may be a stranger's: nothing of the size that it asks for is built before.
+    """
+    found = read_shapes(checkpoint, weights_file(weights))
+    if num_layers > len(found):
+        raise ValueError(
+            f"{checkpoint}: its weights do not fit its model: {len(found)} tensors, but {num_layers:,} layers"
+        )
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{checkpoint}: its weights do not fit its model: {error}") from error
+        with torch.device("meta"):  # shapes without memory
+            expected = shapes_of(build().state_dict())
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"{checkpoint}: its model cannot be built: {error}") from error
+    check_shapes(expected, {name.removeprefix(prefix): shape for name, shape in found.items()}, checkpoint)
+    tensors = read_tensors(checkpoint, "model" if weights == "raw" else "ema")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def _read_weights(checkpoint: Path, weights: str) -> dict[str, Tensor]:
-    return read_tensors(checkpoint, "model" if weights == "raw" else "ema")
+def _num_layers(config: ModelConfig | FlowConfig) -> int:
+    """Return the number of layers; each has at least one tensor of its own."""
+    if isinstance(config, FlowConfig):
+        return config.num_layers * (config.num_hidden_layers or 1)
+    steps = config.num_levels * config.num_steps_per_level * (config.num_network_blocks or 1)
+    return steps + (config.dequantization_steps or 0)

@@ -1,36 +1,37 @@
-"""The files of one checkpoint, read and compared with their checksums."""
+"""The files of one checkpoint. Nothing is read that is not vouched for by a checksum."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from glow.config import TrainRun
+from glow.files.limits import JSON_BYTES, YAML_BYTES
+from glow.files.reading import open_file, parse_yaml, read_file
 from glow.files.schema import from_plain
+from glow.training.checkpoints.state import State, parse_state
 
 STATE, CONFIG, TENSORS = "state.json", "config.yaml", "{}.safetensors"
+STEP_PATTERN = re.compile(r"step-(\d{8})", re.ASCII)
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
+def read_state(checkpoint: Path) -> State:
     """Read state.json.
 
     Raises:
-        ValueError: when it is damaged.
+        ValueError: when it is missing, damaged, or belongs to another step.
     """
     path = checkpoint / STATE
-    try:
-        state = json.loads(path.read_text())
-        if not isinstance(state["step"], int) or not isinstance(state["sha256"], dict):
-            raise TypeError("step and sha256 have other types")
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint state: {error!r}") from error
+    state = parse_state(read_file(path, JSON_BYTES), path)
+    named = STEP_PATTERN.fullmatch(checkpoint.name)
+    if named and int(named[1]) != state.step:
+        raise ValueError(f"{path}: of step {state.step}, but the directory is named {checkpoint.name}")
     return state
 
 
@@ -38,38 +39,47 @@ def checkpoint_facts(checkpoint: Path, weights: str) -> dict[str, Any]:
     """Return what reports say of a checkpoint: path, step, and sha256 of its weights, ``ema`` or ``raw``.
 
     Raises:
-        ValueError: when state.json is damaged.
+        ValueError: when state.json is damaged, or there are no such weights.
     """
     state = read_state(checkpoint)
-    name = "model" if weights == "raw" else "ema"
-    return {"path": str(checkpoint), "step": state["step"], "sha256": state["sha256"][f"{name}.safetensors"]}
+    return {"path": str(checkpoint), "step": state.step, "sha256": _expected(checkpoint, state, weights_file(weights))}
 
 
-def trained_classes(checkpoint: Path) -> tuple[str, ...] | None:
-    """Return the names of the classes that the model of a checkpoint takes; None if it has none, or is an old one.
-
-    Raises:
-        ValueError: when state.json is damaged.
-    """
-    classes = read_state(checkpoint).get("classes")
-    if classes is None:
-        return None
-    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        raise ValueError(f"{checkpoint / STATE}: classes is not a list of names")
-    return tuple(classes)
+def weights_file(weights: str) -> str:
+    """Return the name of the file of the weights ``ema`` or ``raw``."""
+    return TENSORS.format("model" if weights == "raw" else "ema")
 
 
 def read_config(checkpoint: Path) -> TrainRun:
     """Read the configuration of the run that wrote a checkpoint.
 
     Raises:
-        ValueError: when it is damaged.
+        ValueError: when it is missing, damaged or changed, or not a configuration of this version.
     """
     path = checkpoint / CONFIG
+    content = read_file(path, YAML_BYTES)
+    if hashlib.sha256(content).hexdigest() != _expected(checkpoint, read_state(checkpoint), CONFIG):
+        raise _damaged(path)
+    values = parse_yaml(content, str(path))
     try:
-        return from_plain(TrainRun, yaml.safe_load(path.read_text()))
-    except (OSError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a readable configuration: {error}") from error
+        return from_plain(TrainRun, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_shapes(checkpoint: Path, name: str) -> dict[str, list[int]]:
+    """Return the shapes of tensors by name, without reading the tensors.
+
+    Raises:
+        ValueError: when the file is missing or damaged.
+    """
+    path = checkpoint / name
+    open_file(path).close()
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged: {error}") from error
 
 
 def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
@@ -82,7 +92,7 @@ def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
     verify(checkpoint, path.name)
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: for types of numbers that torch does not have
         raise ValueError(f"{path}: damaged: {error}") from error
 
 
@@ -92,16 +102,24 @@ def verify(checkpoint: Path, *names: str) -> None:
     Raises:
         ValueError: when one is missing or damaged.
     """
-    checksums = read_state(checkpoint)["sha256"]
-    for name in names or checksums:
-        path = checkpoint / name
-        if not path.is_file():
-            raise ValueError(f"{path}: missing from the checkpoint")
-        if sha256(path) != checksums.get(name):
-            raise ValueError(f"{path}: damaged: its checksum is not the one in {STATE}")
+    state = read_state(checkpoint)
+    for name in names or {CONFIG: "", **state.sha256}:
+        expected = _expected(checkpoint, state, name)
+        if sha256(checkpoint / name) != expected:
+            raise _damaged(checkpoint / name)
 
 
 def sha256(path: Path) -> str:
-    """Return the checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    """Return the checksum of a file, in hexadecimal; raise a ValueError if there is no such file."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _expected(checkpoint: Path, state: State, name: str) -> str:
+    if name not in state.sha256:
+        raise ValueError(f"{checkpoint / name}: not a file of this checkpoint: {STATE} has no checksum of it")
+    return state.sha256[name]
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(f"{path}: damaged or changed: its checksum is not the one in {STATE}")

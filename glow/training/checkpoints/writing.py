@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from safetensors import SafetensorError
@@ -18,6 +17,7 @@ from torch import Tensor
 from glow.config import TrainRun, config_to_dict
 from glow.files.writing import sync
 from glow.training.checkpoints.reading import CONFIG, STATE, TENSORS, sha256
+from glow.training.checkpoints.state import State, state_text
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Snapshot:
     Attributes:
         tensors: By file name without suffix (model, ema, optimizer): tensors by name.
         config: The whole configuration of the run.
-        state: Step, images_seen and other plain values.
+        state: Step, images_seen and other plain values; without checksums.
     """
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     config: TrainRun
-    state: Mapping[str, Any]
+    state: State
 
 
 def write(snapshot: Snapshot, target: Path) -> None:
@@ -42,7 +42,7 @@ def write(snapshot: Snapshot, target: Path) -> None:
         OSError: when a file cannot be written; names it.
     """
     partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     partial.mkdir(parents=True)
     for name, tensors in snapshot.tensors.items():
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
@@ -52,14 +52,24 @@ def write(snapshot: Snapshot, target: Path) -> None:
         path.write_text(yaml.safe_dump(config_to_dict(snapshot.config), sort_keys=False))
     checksums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
     with _writing(partial / STATE) as path:
-        path.write_text(json.dumps({**snapshot.state, "sha256": checksums}, indent=1) + "\n")
+        path.write_text(state_text(replace(snapshot.state, sha256=checksums)))
     for path in [*partial.iterdir(), partial]:
         with _writing(path):
             sync(path)
-    if target.exists():
-        target.rename(target.with_suffix(".old.partial"))
+    if os.path.lexists(target):
+        old = target.with_suffix(".old.partial")
+        remove(old)
+        target.rename(old)
     partial.rename(target)
     sync(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a directory, a file, or a symbolic link but not what it points to; do nothing if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

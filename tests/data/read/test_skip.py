@@ -79,8 +79,8 @@ def test_skipped_samples_are_counted_listed_and_survive_a_resume(damaged, tmp_pa
     # One process, stopped between two lines of the log.
     train_and(options(damaged, one, *extra), 6, (one / "stop").touch)
     state = read_state(one / "checkpoints/step-00000006")
-    assert state["num_skipped"] > counts[0]
-    assert state["skipped_since_log"]
+    assert state.num_skipped > counts[0]
+    assert state.skipped_since_log
     train_stage.main(options(damaged, one, *extra))
     for ours, theirs in zip(comparable(one), lines, strict=True):
         assert [ours.get(name) for name in ("data/num_skipped", "data/skipped")] == [
