@@ -86,7 +86,7 @@ def test_sampling_in_several_processes_is_refused(run, monkeypatch):
 
 
 def test_stages_refuse_what_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="no latest checkpoint there"):
+    with pytest.raises(ValueError, match="holds no latest checkpoint; give a run directory"):
         sample_stage.main(["--checkpoint", str(tmp_path)])
     with pytest.raises(ValueError, match=r"temperatures: .* give finite numbers, each 0 or more"):
         sample_stage.main(["--checkpoint", str(tmp_path), "--temperatures", "[0.5, .nan]"])
