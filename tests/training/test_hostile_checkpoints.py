@@ -199,7 +199,7 @@ def test_configuration_of_a_flow_decides_no_memory(flow_checkpoint, change):
 
 def test_number_of_points_to_draw_is_limited(flow_checkpoint):
     forge_option(flow_checkpoint, "vectors", num_points=10**12)
-    with pytest.raises(ValueError, match="1,000,000,000,000 vectors, but .* set GLOW_MAX_POINTS to allow more"):
+    with pytest.raises(ValueError, match=r"1,000,000,000,000 vectors, but .* set GLOW_MAX_POINTS to allow more"):
         read_config(flow_checkpoint)
 
 
