@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import shutil
 import subprocess
@@ -64,7 +65,7 @@ class MetricsLog:
         partial.replace(self.path)
         self._file = self.path.open("a", buffering=1)
         # purge_step hides the values that an interrupted run wrote after its checkpoint.
-        self._board = SummaryWriter(str(Path(run) / "tensorboard"), purge_step=start_step + 1)
+        self._board = SummaryWriter(_name_for_tensorboard(Path(run) / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Write numbers to both places, images (uint8 ``[H, W, 3]``) only to TensorBoard, texts only to the file."""
@@ -103,6 +104,17 @@ class MetricsLog:
         is_boards = type(error.thread).__module__ == "tensorboard.summary.writer.event_file_writer"
         if not (is_boards and issubclass(error.exc_type, OSError)):
             self._excepthook(error)
+
+
+def _name_for_tensorboard(folder: Path) -> str:
+    """Return a name of a folder that TensorBoard can encode, which takes UTF-8 in every locale."""
+    folder.mkdir(exist_ok=True)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        # The name by its descriptor, which stays open.
+        return f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"
+    return str(folder)
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
