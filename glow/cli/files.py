@@ -19,6 +19,9 @@ from glow.files.reading import compose_yaml, read_file
 
 CONFIGS = Path(__file__).parent.parent / "configs"  # in the repository a link to configs/
 
+# The YAML of the parser takes no bytes of names that are not UTF-8: they pass as private characters.
+PRIVATE = {0xDC00 + byte: 0x100000 + byte for byte in range(0x80, 0x100)}
+
 
 class FileOption(NamedTuple):
     """An option that a file gives: its name, its value as one would type it, its file and line."""
@@ -108,7 +111,10 @@ def _text(node: yaml.Node, name: str, cls: type[Any], place: str) -> str:
 
 def list_text(values: list[str], hint: Any) -> str:
     """Return the values of a list as one YAML list."""
-    return json.dumps(values) if hint == list[str] else f"[{', '.join(values)}]"
+    if hint != list[str]:
+        return f"[{', '.join(values)}]"
+    text = json.dumps([value.translate(PRIVATE) for value in values], ensure_ascii=False)
+    return re.sub(r"[\x7f-\x9f\ufeff\ufffe\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _is_null(node: yaml.Node) -> bool:

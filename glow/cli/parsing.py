@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from glow.cli.files import FileOption, file_options, find_config, list_text
+from glow.cli.files import PRIVATE, FileOption, file_options, find_config, list_text
 from glow.cli.messages import explain, locate, not_a_group, wanted
 from glow.data.read.files import PIPE
 
@@ -99,10 +99,10 @@ def _parse(cls: type[Config], arguments: list[str], typed: list[str], parser: Ar
         if argument.startswith("--") and name in _groups(cls):
             raise ValueError(not_a_group(name, value if equals else following, typing.get_type_hints(cls)[name]))
     try:
-        namespace = parser.parse_args(arguments)
-        _refuse_code_of_files(namespace.as_dict(), typed)
+        namespace = parser.parse_args([argument.translate(PRIVATE) for argument in arguments])
         for key, value in namespace.items():
-            namespace[key] = _at_home(value)
+            namespace[key] = _as_meant(value)
+        _refuse_code_of_files(namespace.as_dict(), typed)
         options = parser.instantiate(namespace)
     except ArgumentError as error:
         raise ValueError(explain(error, cls, arguments)) from error
@@ -165,11 +165,14 @@ def _join_list(arguments: list[str], option: str, hint: Any) -> list[str]:
     return [*others, f"{option}={text}"]
 
 
-def _at_home(value: Any) -> Any:
-    """Put the home folder for ``~`` at the beginning of text, also in lists."""
+def _as_meant(value: Any) -> Any:
+    """Put the home folder for ``~`` at the beginning of text, and the bytes of names back; also in lists."""
     if isinstance(value, list):
-        return [_at_home(item) for item in value]
-    return str(Path(value).expanduser()) if isinstance(value, str) and re.match(r"~(/|$)", value) else value
+        return [_as_meant(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    text = value.translate({private: byte for byte, private in PRIVATE.items()})
+    return str(Path(text).expanduser()) if re.match(r"~(/|$)", text) else text
 
 
 def _refuse_code_of_files(values: object, arguments: Sequence[str], name: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,14 @@ def require(condition: bool, name: str, value: object, advice: str) -> None:
     # As YAML has it.
     shown = str(value).lower() if isinstance(value, bool) else list(value) if isinstance(value, tuple) else repr(value)
     raise ValueError(f"{name}: {shown} is not allowed; {advice}")
+
+
+def require_utf8(name: str, path: str) -> None:
+    """Raise a ValueError for a path that is not UTF-8, which the files of checkpoints cannot have."""
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: {path} is not allowed; give a name in UTF-8") from error
 
 
 def require_default(name: str, config: Any, advice: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
-from glow.config.fields import require, require_default
+from glow.config.fields import require, require_default, require_utf8
 from glow.config.model import FlowConfig, ModelConfig
 
 PARALLEL_MODES = ("ddp", "fsdp", "hsdp", "pipeline")
@@ -178,6 +178,7 @@ class TrainRun:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        require_utf8("output", self.output)
         require(self.anchor_every >= 0, "anchor_every", self.anchor_every, "give 0 or more")
         require(self.max_drift is None or self.max_drift > 0, "max_drift", self.max_drift, "give a number above 0")
         require(

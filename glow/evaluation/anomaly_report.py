@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from glow.evaluation.anomaly import SCORES, AnomalyScore, Auroc, Code
 from glow.evaluation.figures import BLUE, ORANGE
 from glow.evaluation.likelihood import Estimate, ImageScore
+from glow.files.writing import to_utf8
 
 NUM_BINS = 40
 
@@ -67,9 +68,9 @@ def write_scores(
     summary = {**facts, "data": data.summarize(), "outliers": compared}
     # Nothing is written before there is everything to write.
     contents = {
-        "scores.csv": _csv([data, *outliers]).encode(),
+        "scores.csv": to_utf8(_csv([data, *outliers])),
         "scores.png": _png(_histograms(data, outliers)),
-        "scores.json": (json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        "scores.json": to_utf8(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"),
     }
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
@@ -121,7 +122,8 @@ def _histograms(data: ScoredSet, outliers: Sequence[ScoredSet]) -> Figure:
             edges = np.histogram_bin_edges(np.concatenate(shown), bins=NUM_BINS).tolist()
             for (name, _, color), values in zip(series, shown, strict=True):
                 shares = np.full(len(values), 1 / len(values))
-                axes.hist(values, edges, weights=shares, histtype="stepfilled", color=color, alpha=0.6, label=name)
+                label = to_utf8(name).decode().replace("$", r"\$")  # $ begins a formula
+                axes.hist(values, edges, weights=shares, histtype="stepfilled", color=color, alpha=0.6, label=label)
             axes.spines[["top", "right"]].set_visible(False)
             if other is rows[-1]:
                 axes.set_xlabel(SCORES[score])

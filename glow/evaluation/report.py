@@ -22,6 +22,7 @@ from glow.evaluation.baselines import Baseline
 from glow.evaluation.classes import marginal_bits_per_dim, reliability, summarize_classes
 from glow.evaluation.figures import plot_histogram, plot_levels, plot_reliability, plot_training_curve, svg
 from glow.evaluation.likelihood import Estimate, ImageScore
+from glow.files.writing import to_utf8
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def write_report(directory: Path, evaluation: Evaluation) -> dict[str, Any]:
     directory.mkdir(parents=True, exist_ok=True)
     summary = summarize(evaluation)
     _write_csv(directory / "per_image.csv", evaluation)
-    (directory / "report.html").write_text(_render(evaluation, summary), encoding="utf-8")
+    (directory / "report.html").write_bytes(to_utf8(_render(evaluation, summary)))
     (directory / "bpd.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
@@ -126,7 +127,7 @@ def write_report(directory: Path, evaluation: Evaluation) -> dict[str, Any]:
 def _write_csv(path: Path, evaluation: Evaluation) -> None:
     num_levels = len(evaluation.scores[0].parts) - 1
     baselines = [baseline for baseline in evaluation.baselines if baseline.bits_per_dim is not None]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         levels = [f"level_{level + 1}" for level in range(num_levels)]
         classes = ["bits_per_dim_without_label", "predicted"] if evaluation.scores[0].log_prob_by_class else []

@@ -14,11 +14,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(to_utf8(content) if isinstance(content, str) else content)
         sync(partial)
         partial.replace(path)
     except OSError as error:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def to_utf8(text: str) -> bytes:
+    """Encode a text for a file; what is not UTF-8 in the names of this system's files is escaped."""
+    try:
+        return text.encode(errors="surrogateescape").decode(errors="backslashreplace").encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace")
 
 
 def sync(path: Path) -> None:
