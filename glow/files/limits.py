@@ -44,6 +44,10 @@ class Limit:
 YAML_BYTES = Limit("GLOW_MAX_YAML_BYTES", 2**16, "bytes")
 JSON_BYTES = Limit("GLOW_MAX_JSON_BYTES", 2**24, "bytes")
 METRICS_BYTES = Limit("GLOW_MAX_METRICS_BYTES", 2**28, "bytes")
+INDEX_BYTES = Limit("GLOW_MAX_INDEX_BYTES", 2**27, "bytes")
+"""Of the index of a shard; a sample takes about 80."""
+SAMPLE_BYTES = Limit("GLOW_MAX_SAMPLE_BYTES", 2**29, "bytes")
+"""Of one image file in a shard, a folder or an archive."""
 DIMS = Limit("GLOW_MAX_DIMS", 2**22, "dimensions")
 """Of one image: channels x height x width."""
 POINTS = Limit("GLOW_MAX_POINTS", 10**7, "vectors")

@@ -1,5 +1,6 @@
 """Processes that differ in options or data are named before the model is built."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -39,11 +40,14 @@ def test_process_with_other_data_is_named(dataset, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(dataset, other)
     manifest = json.loads((other / "dataset.json").read_text())
-    manifest["splits"]["validation"]["sha256"] = "0" * 64
+    validation = manifest["splits"]["validation"]
+    for shard in validation["shards"]:
+        shard["sha256"] = "0" * 64
+    validation["sha256"] = hashlib.sha256(b"0" * 64 * len(validation["shards"])).hexdigest()
     (other / "dataset.json").write_text(json.dumps(manifest))
     errors = run_ranks(train_on_own_copy, 2, arguments, [str(dataset), str(other)], str(link))
     assert len(set(errors)) == 1
-    assert errors[0].startswith(f"process 1 has another validation split than process 0: {'0' * 64}, not ")
+    assert errors[0].startswith(f"process 1 has another validation split than process 0: {validation['sha256']}, not ")
 
 
 def train_on_own_copy(arguments, copies, link):

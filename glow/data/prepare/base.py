@@ -10,12 +10,11 @@ from typing import Any
 from PIL import Image
 
 from glow.data.prepare.decoding import ImageError, decode, image_errors
+from glow.files.limits import SAMPLE_BYTES
 
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
 )
-# More than an uncompressed image of as many pixels as Pillow allows.
-MAX_FILE_BYTES = 512 * 2**20
 
 
 class Source(abc.ABC):
@@ -104,7 +103,9 @@ class FileSource(Source):
 
     def check_size(self, index: int, num_bytes: int) -> None:
         """Raise an ImageError when a file is too large for an image; call it before reading."""
-        if num_bytes > MAX_FILE_BYTES:
+        limit = SAMPLE_BYTES.value
+        if num_bytes > limit:
             raise ImageError(
-                self.location(index), f"has {num_bytes} bytes uncompressed; at most {MAX_FILE_BYTES} are read"
+                self.location(index),
+                f"has {num_bytes} bytes uncompressed; at most {limit} are read (set by {SAMPLE_BYTES.variable})",
             )

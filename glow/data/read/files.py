@@ -15,6 +15,7 @@ import re
 import select
 import shlex
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -24,6 +25,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
+
+from glow.files.limits import Limit
 
 PIPE = "pipe:"
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
@@ -47,6 +50,22 @@ def join(base: str | Path, name: str) -> str:
     if "{}" not in base:
         raise ValueError(f"{base}: the command needs {{}} where the name of the file belongs")
     return base.replace("{}", shlex.quote(name))
+
+
+def is_remote(location: str) -> bool:
+    """Return whether a location is a URL or a command."""
+    return location.startswith((PIPE, "http://", "https://"))
+
+
+def read_whole(location: str, limit: Limit) -> bytes:
+    """Return a file, with the retries and errors of ``read_part``.
+
+    Raises:
+        ValueError: when it is larger than the limit.
+    """
+    content, size = read_part(location, 0, None if is_remote(location) else limit.value + 1)
+    limit.check(location, max(size, len(content)))
+    return content
 
 
 def read_part(location: str, start: int = 0, end: int | None = None) -> tuple[bytes, int]:
@@ -95,9 +114,11 @@ def _persistently(location: str, read: Callable[[], Result]) -> Result:
     for delay_s in (*RETRY_DELAYS_S, None):
         try:
             return read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+                raise ValueError(f"{location}: cannot be read: {error.strerror}") from error
             if delay_s is None:
                 tries = len(RETRY_DELAYS_S) + 1
                 raise ValueError(f"{location}: cannot be read, tried {tries} times: {error}") from error
@@ -106,10 +127,13 @@ def _persistently(location: str, read: Callable[[], Result]) -> Result:
 
 
 def _read_local(location: str, start: int, end: int | None) -> tuple[bytes, int]:
-    with Path(location).open("rb") as file:
+    path = Path(location)
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would keep us waiting
+        raise ValueError(f"{location}: cannot be read: not a file")
+    with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(start)
-        return file.read(-1 if end is None else end - start), size
+        return file.read(-1 if end is None else min(end, size) - start), size
 
 
 def _read_http(location: str, start: int, end: int | None) -> tuple[bytes, int]:

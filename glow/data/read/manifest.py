@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from glow.data.read.files import join, read_part
+from glow.config import MAX_PIXELS
+from glow.data.read.files import is_remote, join, read_whole
+from glow.files.limits import INDEX_BYTES, JSON_BYTES, SAMPLE_BYTES
+from glow.files.reading import parse_json
+from glow.files.schema import from_plain
 
 MANIFEST = "dataset.json"
 INDEX_VERSION = "v1.2"
+MIN_SAMPLE_BYTES = 1024  # of a tar: a header, and a block of data
+MAX_KEY_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,15 @@ class Shard:
     num_images: int
     num_bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        """Check the values: names become parts of paths, URLs and commands, checksums become names of files."""
+        if not re.fullmatch(r"\w[\w.-]{0,250}", self.path):
+            raise ValueError(f"shard path {self.path[:80]!r} is not the plain name of a file beside it")
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"{self.path}: {self.sha256[:80]!r} is not a sha256")
+        if not 1 <= self.num_images * MIN_SAMPLE_BYTES <= self.num_bytes < 2**63:
+            raise ValueError(f"{self.path}: {self.num_images} images in {self.num_bytes} bytes are not possible")
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,19 @@ class Split:
         """Return the split that consists of ``shards``."""
         digest = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
         return Split(sum(shard.num_images for shard in shards), tuple(shards), digest)
+
+    def check(self) -> None:
+        """Raise a ValueError when the split is not what its shards make."""
+        right = Split.of(self.shards)
+        repeated = [path for path, count in Counter(shard.path for shard in self.shards).items() if count > 1]
+        if not self.shards:
+            raise ValueError("no shards")
+        if repeated:
+            raise ValueError(f"{repeated[0]} is listed more than once")
+        if self.num_images != right.num_images:
+            raise ValueError(f"num_images: {self.num_images}, but its shards have {right.num_images}")
+        if self.sha256 != right.sha256:
+            raise ValueError("sha256: not the hash of the hashes of its shards")
 
 
 @dataclass(frozen=True)
@@ -64,6 +94,19 @@ class Dataset:
     splits: dict[str, Split]
     preparation: dict[str, Any]
     left_out: tuple[dict[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        channels, height, width = self.shape
+        if channels not in (1, 3) or min(height, width) < 1 or height * width > MAX_PIXELS:
+            raise ValueError(
+                f"shape: {list(self.shape)} is not allowed; 1 or 3 channels, height and width, at most {MAX_PIXELS} "
+                "pixels"
+            )
+        if self.bit_depth != 8:
+            raise ValueError(f"bit_depth: {self.bit_depth} is not allowed; 8 is the only one")
+        if self.classes is not None and not self.classes:
+            raise ValueError("classes: empty; null means no labels")
 
     def split(self, name: str) -> Split:
         """Return one split.
@@ -102,36 +145,28 @@ def load_dataset(directory: str | Path) -> Dataset:
         ValueError: when the file is missing or damaged.
     """
     path = join(directory, MANIFEST)
+    if not is_remote(path) and Path(directory).is_file():
+        advice = "make one of it with glow prepare --source, or give the directory of a data set"
+        raise ValueError(f"{directory}: a file, not the directory of a data set; {advice}")
     try:
-        content, _ = read_part(path)
+        content = read_whole(path, JSON_BYTES)
     except OSError as error:
         advice = "make one with glow prepare"
         raise ValueError(f"{directory}: not a data set (no {MANIFEST}); {advice}") from error
+    raw = parse_json(content, path)
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: not a readable {MANIFEST}: no mapping of keys to values")
+    # Other keys are ignored: they may be notes.
+    known = {field.name: raw[field.name] for field in fields(Dataset) if field.name in raw}
     try:
-        raw = json.loads(content)
-        splits = {
-            name: Split(split["num_images"], tuple(Shard(**shard) for shard in split["shards"]), split["sha256"])
-            for name, split in raw["splits"].items()
-        }
-        channels, height, width = raw["shape"]
-        dataset = Dataset(
-            name=raw["name"],
-            shape=(channels, height, width),
-            bit_depth=raw["bit_depth"],
-            classes=None if raw["classes"] is None else tuple(raw["classes"]),
-            splits=splits,
-            preparation=raw["preparation"],
-            left_out=tuple(raw["left_out"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a readable {MANIFEST}: {error!r}") from error
-    for split in dataset.splits.values():
-        for shard in split.shards:
-            # The file may be a stranger's. Names become parts of paths, URLs and commands; checksums become file names.
-            if not re.fullmatch(r"\w[\w.-]*", shard.path):
-                raise ValueError(f"{path}: shard path {shard.path!r} is not the plain name of a file beside it")
-            if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
-                raise ValueError(f"{path}: {shard.path}: {shard.sha256!r} is not a sha256")
+        dataset = from_plain(Dataset, known)
+        for name, split in dataset.splits.items():
+            try:
+                split.check()
+            except ValueError as error:
+                raise ValueError(f"splits.{name}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a readable {MANIFEST}: {error}") from error
     return dataset
 
 
@@ -158,21 +193,47 @@ def read_index(path: str | Path) -> SampleIndex:
         ValueError: when it is missing or damaged, or a sample has no PNG.
     """
     try:
-        content, _ = read_part(str(path))
+        content = read_whole(str(path), INDEX_BYTES)
     except OSError as error:
         raise ValueError(f"{path}: the index of this shard is missing; prepare the data set again") from error
-    header, *lines = content.decode(errors="replace").splitlines() or [""]
-    if header.split() != [INDEX_VERSION, str(len(lines))]:
-        raise ValueError(f"{path}: damaged index: {len(lines)} samples after the header {header!r}")
-    keys, spans = [], np.zeros((len(lines), 4), dtype=np.int64)
+    header, *_ = content.split(b"\n", 1)
+    # Counted before memory is taken. The last line may lack its end.
+    num_lines = content.count(b"\n") + (not content.endswith(b"\n")) - 1
+    if header.split() != f"{INDEX_VERSION} {num_lines}".encode().split():
+        raise ValueError(f"{path}: damaged index: {num_lines} samples after the header {header[:80]!r}")
+    keys, spans = [], np.zeros((num_lines, 4), dtype=np.int64)
+    lines = iter(io.BytesIO(content))
+    next(lines)
     for row, line in enumerate(lines):
-        words = line.split(" ")
-        members = {words[i]: words[i + 1 : i + 4] for i in range(0, len(words), 4)}
         try:
-            offset, size, name = members["png"]
-            label_offset, label_size, _ = members.get("cls", ("0", "0", ""))
-            spans[row] = int(offset), int(size), int(label_offset), int(label_size)
-        except (KeyError, ValueError) as error:
+            key, spans[row] = _parse_sample(line.decode().rstrip("\r\n"))
+        except (ValueError, KeyError) as error:
             raise ValueError(f"{path}: damaged index, or a sample without a PNG, at line {row + 2}") from error
-        keys.append(name.removesuffix(".png").encode())
+        keys.append(key)
+    _check_spans(path, spans)
     return SampleIndex(np.array(keys), spans)
+
+
+def _parse_sample(line: str) -> tuple[bytes, tuple[int, ...]]:
+    """Return the key of a sample, and offset and size of the PNG and of the label."""
+    words = line.split(" ")
+    members = {words[i]: words[i + 1 : i + 4] for i in range(0, len(words), 4)}
+    offset, size, name = members["png"]
+    label_offset, label_size, _ = members.get("cls", ("0", "0", ""))
+    numbers = (offset, size, label_offset, label_size)
+    key = name.removesuffix(".png").encode()
+    # 18 digits fit into 64 bits.
+    if not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers) or not 0 < len(key) <= MAX_KEY_BYTES:
+        raise ValueError(line)
+    return key, tuple(map(int, numbers))
+
+
+def _check_spans(path: str | Path, spans: np.ndarray) -> None:
+    """Raise a ValueError unless the samples lie one after the other, and none is empty or too large."""
+    offsets, sizes = spans[:, [0, 2]], spans[:, [1, 3]]
+    SAMPLE_BYTES.check(f"{path}: a sample", int(sizes.max(initial=0)))
+    ends = (offsets + sizes).max(axis=1)
+    starts = np.where(sizes > 0, offsets, np.iinfo(np.int64).max).min(axis=1)
+    wrong = np.flatnonzero((sizes[:, 0] == 0) | (starts < np.concatenate([[0], ends[:-1]])))
+    if len(wrong):
+        raise ValueError(f"{path}: damaged index: line {wrong[0] + 2} overlaps the line before it, or has an empty PNG")

@@ -10,7 +10,6 @@ import pytest
 from pictures import MAKERS, encoded, make_zip, picture
 from PIL import Image
 
-from glow.data.prepare import base
 from glow.data.prepare.decoding import ImageError, decode
 from glow.data.prepare.sources import open_source
 
@@ -53,7 +52,7 @@ def test_decompression_bomb_is_refused_before_it_is_decoded(side):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_file_of_absurd_size_is_refused_before_it_is_read(tmp_path, kind, monkeypatch):
     source = open_source(MAKERS[kind](tmp_path / "source", {"huge.png": bytes(10_000)}))
-    monkeypatch.setattr(base, "MAX_FILE_BYTES", 9_999)
+    monkeypatch.setenv("GLOW_MAX_SAMPLE_BYTES", "9999")
     with pytest.raises(ImageError, match=r"source/huge.png: has 10000 bytes uncompressed; at most 9999 are read"):
         source.load(0)
 

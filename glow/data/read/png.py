@@ -1,0 +1,77 @@
+"""Checks of a PNG that Pillow does not make: it decodes many damaged files without an error."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from PIL.PngImagePlugin import PngImageFile
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# First column, first row, step of columns, step of rows.
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type
+
+
+def decode_png(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Decode a PNG, grey or RGB with 8 bits a channel, to uint8 ``[C, H, W]``.
+
+    Raises:
+        ValueError: when it has another shape.
+        OSError, SyntaxError, ValueError, struct.error: when it is damaged.
+    """
+    channels, height, width = shape
+    for _ in _chunks(content):
+        pass
+    with PngImageFile(io.BytesIO(content)) as image:  # Image.open would guess the format
+        # The header is checked first: a stranger's shard must not make us decode a huge image.
+        if image.size != (width, height) or len(image.getbands()) != channels or image.mode not in ("L", "RGB"):
+            raise ValueError(
+                f"it is {image.width}x{image.height} {image.mode}, but dataset.json says shape {list(shape)}"
+            )
+        pixels = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(height, width, channels)
+        if not pixels[-1].any() or image.info.get("interlace"):
+            check_complete(content)
+    return pixels.transpose(2, 0, 1)
+
+
+def check_complete(content: bytes) -> None:
+    """Raise a SyntaxError when a PNG holds fewer rows than it says. Pillow leaves these black.
+
+    So it is enough to ask where the last row is black, and where the image is interlaced.
+
+    Source: PNG specification, third edition, sections 8 and 10.
+    """
+    needed, decompressor = 0, zlib.decompressobj()
+    for kind, data in _chunks(content):
+        if kind == b"IHDR":
+            width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data)
+            for left, top, right, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+                columns, rows = -(-max(0, width - left) // right), -(-max(0, height - top) // down)
+                needed += rows * (1 + (columns * bits * SAMPLES_PER_PIXEL[colour] + 7) // 8) if columns else 0
+        elif kind == b"IDAT" and needed > 0:
+            try:
+                needed -= len(decompressor.decompress(data, needed))
+            except zlib.error as error:
+                raise SyntaxError(f"its data are damaged: {error}") from error
+    if needed > 0:
+        raise SyntaxError(f"its data end {needed} bytes before the last pixel")
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield kind and data of the chunks up to the end mark; raise a SyntaxError at a wrong checksum.
+
+    Source: PNG specification, third edition, section 5.3.
+    """
+    position = len(SIGNATURE)
+    while content[position + 4 : position + 8] != b"IEND":
+        (length,) = struct.unpack_from(">I", content, position)
+        end = position + 8 + length
+        (checksum,) = struct.unpack_from(">I", content, end)
+        if zlib.crc32(content[position + 4 : end]) != checksum:
+            raise SyntaxError("a chunk of the PNG does not have its checksum")
+        yield content[position + 4 : position + 8], content[position + 8 : end]
+        position = end + 4
