@@ -16,6 +16,7 @@ from pipelines import train
 FAULTS = {
     "kill": lambda run: os.kill(os.getpid(), signal.SIGKILL),
     "stop-file": lambda run: (run / "stop").touch(),
+    "kill-launcher": lambda run: os.kill(os.getppid(), signal.SIGKILL),
     "terminate-launcher": lambda run: os.kill(os.getppid(), signal.SIGTERM),
 }
 

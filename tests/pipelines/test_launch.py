@@ -188,6 +188,14 @@ def test_training_goes_on_with_another_number_of_processes(alone, resized):
     assert_close_checkpoints(alone, resized, STEPS, 5e-6)
 
 
+def test_processes_whose_launcher_is_killed_save_and_end(dataset, tmp_path):
+    done = launch(2, options(dataset, tmp_path), fault="5 1 kill-launcher")
+    assert done.returncode == -9
+    assert json.loads((tmp_path / "stopped.json").read_text()) == {"step": 5, "reason": "launcher ended"}
+    assert (tmp_path / "checkpoints/step-00000005").is_dir()
+    assert "stopped after step 5; give the same command to resume" in done.stdout
+
+
 def test_users_mistake_is_printed_once(tmp_path):
     """The launcher's own report follows: it cannot be told to leave it out."""
     done = torchrun(2, ["--output", str(tmp_path / "run"), "--data.path", "nowhere"], "pipelines.train")

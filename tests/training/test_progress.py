@@ -1,8 +1,14 @@
 """What a training shows: the mean loss and the speed of the steps since the last line, and a line for a validation."""
 
+import re
+import sys
+
+import pytest
 from accelerate import Accelerator
 from training_runs import comparable, options
 
+from glow import console
+from glow.training.checkpoints.manager import CheckpointManager
 from glow.training.progress import Progress
 from pipelines import train as train_stage
 
@@ -36,3 +42,34 @@ def test_a_validation_is_one_line_of_output(dataset, tmp_path, capsys):
             for step in (6, 8)
         ),
     ]
+
+
+def test_a_log_shows_where_the_training_is(dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console, "FIRST_LINE_S", 0.0)
+    train_stage.main(options(dataset, tmp_path))
+    lines = capsys.readouterr().err.splitlines()
+    losses = [line["train/bits_per_dim"] for line in comparable(tmp_path)]
+    assert len(lines) == len(losses) == 8
+    for step, (line, loss) in enumerate(zip(lines, losses, strict=True), 1):
+        assert re.fullmatch(rf"step {step}/8: {loss:.3f} bits/dim, [\d,.]+ images/s, 00:0\d left", line)
+
+
+class Lost:
+    """A standard output that breaks at the line of a validation."""
+
+    encoding = "utf-8"
+
+    def write(self, text):
+        if text.startswith("step 4/8"):
+            raise BrokenPipeError
+
+    def flush(self):
+        pass
+
+
+def test_what_is_printed_is_saved_before(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Lost())
+    with pytest.raises(BrokenPipeError):
+        train_stage.main(options(dataset, tmp_path))
+    assert CheckpointManager(tmp_path).latest().name == "step-00000004"
+    assert comparable(tmp_path)[-1]["step"] == 4

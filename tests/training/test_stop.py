@@ -1,5 +1,6 @@
 """Ending a training early: signals, a stop file, a time limit."""
 
+import itertools
 import json
 import os
 import signal
@@ -9,15 +10,26 @@ import pytest
 from conftest import run_ranks
 from training_runs import assert_same_checkpoint, comparable, options, train_and
 
+from glow.cli import run_stage
+from glow.training import stop as stopping
 from glow.training.checkpoints.manager import CheckpointManager
 from glow.training.checkpoints.reading import read_state
 from glow.training.metrics import read_metrics
 from glow.training.stop import StopRequest, parse_time
+from glow.training.tasks.images import ImageTask
 from pipelines import train as train_stage
 
 
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def hang_up():
+    os.kill(os.getpid(), signal.SIGHUP)
 
 
 def signal_user_twice():
@@ -26,7 +38,8 @@ def signal_user_twice():
 
 
 @pytest.mark.parametrize(
-    ("action", "reason"), [(terminate, "SIGTERM"), (signal_user_twice, "SIGUSR1"), (None, "stop file")]
+    ("action", "reason"),
+    [(terminate, "SIGTERM"), (signal_user_twice, "SIGUSR1"), (hang_up, "SIGHUP"), (None, "stop file")],
 )
 def test_stopped_training_goes_on_as_if_nothing_had_happened(dataset, tmp_path, capsys, action, reason):
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
@@ -71,6 +84,109 @@ def test_time_limits_are_understood(text, seconds):
 def test_other_time_limits_are_refused(dataset, tmp_path, text):
     with pytest.raises(ValueError, match=r"^time_limit: .* is not allowed"):
         train_stage.main([*options(dataset, tmp_path), f"--time_limit={text!r}"])
+
+
+def test_first_ctrl_c_saves_and_ends_with_status_130(dataset, tmp_path, capfd):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as status:
+        run_stage(lambda: train_and(options(dataset, tmp_path), 3, interrupt))
+    assert status.value.code == 130
+    assert json.loads((tmp_path / "stopped.json").read_text()) == {"step": 3, "reason": "SIGINT"}
+    assert CheckpointManager(tmp_path).latest().name == "step-00000003"
+    captured = capfd.readouterr()
+    assert "interrupted: saving after this step; Ctrl-C again ends at once" in captured.err
+    assert captured.out.splitlines()[-2] == "stopped after step 3; give the same command to resume"
+    assert signal.getsignal(signal.SIGINT) == before
+    train_stage.main(options(dataset, tmp_path))
+    assert CheckpointManager(tmp_path).latest().name == "step-00000008"
+
+
+def test_second_ctrl_c_ends_at_once(tmp_path):
+    child = os.fork()
+    if child == 0:
+        with StopRequest(tmp_path):
+            interrupt()
+            interrupt()
+            time.sleep(60)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGINT
+
+
+def test_nohup_is_respected(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest(tmp_path):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("launcher", "reason"), [("TORCHELASTIC_RUN_ID", "launcher ended"), ("SHELL", None)])
+def test_end_of_the_launcher_is_a_reason_to_stop(tmp_path, monkeypatch, launcher, reason):
+    monkeypatch.setenv(launcher, "x")
+    stop = StopRequest(tmp_path)
+    assert stop.reason() is None
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert stop.reason() == reason
+
+
+def starve(monkeypatch, action, num_batches):
+    """Let the batches of a training cease to come after some, and ask it to stop."""
+    monkeypatch.setattr(stopping, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(stopping, "POLL_S", 0.05)
+    train_batches = ImageTask.train_batches
+
+    def batches(self, images_seen, share):
+        yield from itertools.islice(train_batches(self, images_seen, share), num_batches)
+        action()
+        time.sleep(60)
+
+    monkeypatch.setattr(ImageTask, "train_batches", batches)
+
+
+def test_training_that_waits_for_data_saves_and_ends(dataset, tmp_path, monkeypatch):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    with monkeypatch.context() as patch:
+        starve(patch, terminate, 6)
+        train_stage.main(options(dataset, run, "--train.log_every", "4"))
+    assert json.loads((run / "stopped.json").read_text()) == {"step": 6, "reason": "SIGTERM"}
+    for output in (run, undisturbed):
+        train_stage.main(options(dataset, output, "--train.log_every", "4"))
+    assert_same_checkpoint(run / "checkpoints/step-00000008", undisturbed / "checkpoints/step-00000008")
+    assert comparable(run) == comparable(undisturbed)
+
+
+def test_training_that_waits_for_its_first_data_ends(dataset, tmp_path, monkeypatch):
+    starve(monkeypatch, (tmp_path / "stop").touch, 0)
+    with pytest.raises(ValueError, match=r"no data arrived before the training was asked to stop \(stop file\)"):
+        train_stage.main(options(dataset, tmp_path))
+
+
+def starve_last_process(arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == "1":
+            starve(patch, terminate, 3)
+        train_stage.main(arguments)
+
+
+def test_one_process_that_waits_for_data_ends_all_at_the_same_step(dataset, tmp_path):
+    run_ranks(starve_last_process, 2, options(dataset, tmp_path))
+    assert json.loads((tmp_path / "stopped.json").read_text()) == {"step": 3, "reason": "SIGTERM"}
+    assert CheckpointManager(tmp_path).latest().name == "step-00000003"
+    assert read_metrics(tmp_path)[-1]["step"] == 3
+
+
+def interrupt_last_process(arguments, world):
+    try:
+        train_and(arguments, 3, interrupt, rank=world - 1)
+    except KeyboardInterrupt:
+        return "interrupted"
+
+
+def test_ctrl_c_on_one_process_ends_all(dataset, tmp_path):
+    assert run_ranks(interrupt_last_process, 2, options(dataset, tmp_path), 2) == ["interrupted"] * 2
+    assert json.loads((tmp_path / "stopped.json").read_text()) == {"step": 3, "reason": "SIGINT"}
 
 
 def stop_last_process(arguments, world):

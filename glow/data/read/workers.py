@@ -70,7 +70,7 @@ def dead_workers_in_one_line() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        what = str(error).removeprefix("DataLoader ").partition(". ")[0]
         raise ValueError(
-            f"data.num_workers: {what}; its memory, or the shared memory in /dev/shm, may be too small: give fewer"
+            "data.num_workers: a worker process died; perhaps the memory, or the shared memory in /dev/shm, is too small: "
+            "give fewer workers"
         ) from error
