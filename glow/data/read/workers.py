@@ -71,6 +71,6 @@ def dead_workers_in_one_line() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise ValueError(
-            "data.num_workers: a worker process died; perhaps the memory, or the shared memory in /dev/shm, is too small: "
+            "data.num_workers: a worker process died, perhaps because memory, or shared memory in /dev/shm, ran out; "
             "give fewer workers"
         ) from error

@@ -66,7 +66,7 @@ def cannot_be_sent():
 @pytest.mark.parametrize("what", [lambda: os.kill(os.getpid(), signal.SIGKILL), cannot_be_sent])
 def test_a_dead_worker_is_one_line_at_once(what, capfd):
     with (
-        pytest.raises(ValueError, match=r"^data\.num_workers: a worker process died; [^\n]*$"),
+        pytest.raises(ValueError, match=r"^data\.num_workers: a worker process died, [^\n]*$"),
         dead_workers_in_one_line(),
     ):
         in_worker(what)
