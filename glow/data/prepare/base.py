@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import abc
+import re
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,6 +19,8 @@ from glow.files.limits import SAMPLE_BYTES
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
 )
+
+NUM_KINDS = 6  # that a message shows
 
 
 class Source(abc.ABC):
@@ -65,14 +71,14 @@ def arrange(spec: str, members: Iterable[str], top: int) -> tuple[list[str], lis
     Raises:
         ValueError: when some images lie in class folders and some do not.
     """
-    images = []
-    for member in sorted(set(members)):
-        parts = PurePosixPath(member).parts
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-        if not hidden and PurePosixPath(member).suffix.lower() in EXTENSIONS:
-            images.append((member, parts))
-    while images and len({parts[0] for _, parts in images}) == 1 and min(len(parts) for _, parts in images) > top:
-        images = [(member, parts[1:]) for member, parts in images]
+    paths = [(member, PurePosixPath(member)) for member in sorted(set(members))]
+    images = [(member, path.parts) for member, path in paths if is_image(path) and not is_hidden(path)]
+    all_parts = [parts for _, parts in images]
+    if images:
+        ends = zip(min(all_parts), max(all_parts), strict=False)  # what they share, all share
+        num_shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+        num_dropped = max(0, min(num_shared, min(map(len, all_parts)) - top))
+        images = [(member, parts[num_dropped:]) for member, parts in images]
     loose = [member for member, parts in images if len(parts) == 1]
     if loose and len(loose) < len(images):
         raise ValueError(
@@ -83,6 +89,34 @@ def arrange(spec: str, members: Iterable[str], top: int) -> tuple[list[str], lis
     return [member for member, _ in images], ["/".join(parts) for _, parts in images], labels
 
 
+def is_image(path: PurePosixPath) -> bool:
+    """Return whether a file has the extension of an image that ``prepare`` reads."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def is_hidden(path: PurePosixPath) -> bool:
+    """Return whether a file or a folder above it is hidden."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def describe_unread(members: Iterable[str]) -> str:
+    """Return the numbers of the files that are not read, by kind, as ``20 .heic, 1 .avif``; empty if there are none.
+
+    Hidden files count if they are images, except those that macOS writes beside others.
+    """
+    kinds: Counter[str] = Counter()
+    for path in map(PurePosixPath, set(members)):
+        if is_hidden(path):
+            of_macos = "__MACOSX" in path.parts or path.name.startswith("._")
+            kinds["hidden images"] += is_image(path) and not of_macos
+        elif not is_image(path):
+            kinds[path.suffix.lower() if re.fullmatch(r"\.\w{1,8}", path.suffix) else "others"] += 1
+    common = sorted((+kinds).items(), key=lambda item: (-item[1], item[0]))
+    num_more = sum(count for _, count in common[NUM_KINDS:])
+    shown = [f"{count} {kind}" for kind, count in common[:NUM_KINDS]]
+    return ", ".join(shown + [f"{num_more} more"] * (num_more > 0))
+
+
 class FileSource(Source):
     """A source whose images are files; a subclass implements ``read``."""
 
@@ -90,7 +124,18 @@ class FileSource(Source):
     top = 2
 
     def __init__(self, spec: str, members: Iterable[str]) -> None:
-        super().__init__(spec, *arrange(spec, members, self.top))
+        members = list(members)
+        paths, names, labels = arrange(spec, members, self.top)
+        unread = describe_unread(members)
+        if not paths and unread:
+            raise ValueError(f"{spec}: holds no images ({' '.join(sorted(EXTENSIONS))}), but {unread}")
+        super().__init__(spec, paths, names, labels)
+        if unread:
+            warnings.warn(
+                f"{spec}: beside {len(paths)} images, these files are not read: {unread}; convert images of other "
+                "kinds first; labels are taken from the names of class folders",
+                stacklevel=2,
+            )
 
     @abc.abstractmethod
     def read(self, index: int) -> bytes:

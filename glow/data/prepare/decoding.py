@@ -17,6 +17,7 @@ from glow.data.read.png import check_complete
 
 # Pillow tries no other formats. It would pass an EPS file to Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP")
+HAS_PAGES = "has_pages"  # key in the info of a decoded image
 MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"))
 
 
@@ -67,7 +68,18 @@ def decode(name: str, data: bytes) -> Image.Image:
                 raise
             image = _decode_pixels(name, bare)
             image.info["exif"] = exif
+        image.info[HAS_PAGES] = has_pages(image, data)
         return upright(image)
+
+
+def has_pages(image: Image.Image, data: bytes) -> bool:
+    """Return whether an image file holds more pages or frames than the one that was decoded."""
+    if image.format != "GIF":
+        return getattr(image, "is_animated", False)
+    try:
+        return Image.open(io.BytesIO(data), formats=("GIF",)).is_animated  # type: ignore[attr-defined]
+    except Exception:  # damaged behind the first frame
+        return True
 
 
 def _decode_pixels(name: str, data: bytes) -> Image.Image:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import tarfile
+import warnings
 import zipfile
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 from glow.data.prepare.base import FileSource
+from glow.data.prepare.decoding import ImageError
 
 
 class FolderSource(FileSource):
@@ -20,19 +24,26 @@ class FolderSource(FileSource):
             raise error
 
         members, seen = [], set()
-        for folder, subfolders, files in os.walk(spec, onerror=fail, followlinks=True):
-            real = Path(folder).resolve()
-            if real in seen:  # a link to a folder above itself
-                subfolders.clear()
-                continue
-            seen.add(real)
-            members += [(Path(folder) / file).relative_to(spec).as_posix() for file in files]
+        try:
+            for folder, subfolders, files in os.walk(spec, onerror=fail, followlinks=True):
+                status = Path(folder).stat()
+                real = status.st_dev, status.st_ino
+                if real in seen:  # a link to a folder above itself
+                    subfolders.clear()
+                    continue
+                seen.add(real)
+                members += [(Path(folder) / file).relative_to(spec).as_posix() for file in files]
+        except RecursionError as error:  # of os.walk, before Python 3.12
+            raise ValueError(f"{spec}: its folders are nested too deeply") from error
         super().__init__(spec, members)
 
     def read(self, index: int) -> bytes:
         """Return the content of one file."""
         path = Path(self.spec) / self.paths[index]
-        self.check_size(index, path.stat().st_size)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would keep us waiting, and a device may have no end
+            raise ImageError(self.location(index), "not a file, but a pipe, a socket or a device")
+        self.check_size(index, status.st_size)
         return path.read_bytes()
 
 
@@ -49,16 +60,22 @@ class ZipSource(FileSource):
     top = 1
 
     def __init__(self, spec: str) -> None:
-        members = [info.filename for info in self._open(spec).infolist() if not info.is_dir()]
-        for member in members:
-            check_member(spec, member)
+        members = {}
+        for info in self._open(spec).infolist():
+            check_member(spec, info.filename)
+            name = info.filename.replace("\\", "/")  # some programs on Windows write backslashes
+            if not name.endswith("/"):
+                members[name] = info.filename
         super().__init__(spec, members)
+        self.stored = [members[path] for path in self.paths]
 
     @staticmethod
     def _open(spec: str) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(spec)
-        except zipfile.BadZipFile as error:
+        except OSError:
+            raise
+        except Exception as error:  # zipfile raises errors of many types
             raise ValueError(f"{spec}: damaged zip: {error}") from error
 
     @cached_property
@@ -68,9 +85,37 @@ class ZipSource(FileSource):
 
     def read(self, index: int) -> bytes:
         """Return the content of one file."""
-        info = self.handle.getinfo(self.paths[index])
+        info = self.handle.getinfo(self.stored[index])
         self.check_size(index, info.file_size)
         return self.handle.read(info)
+
+
+def tar_members(spec: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an uncompressed tar.
+
+    Raises:
+        ValueError: when it is damaged, also where Python's tarfile takes a damaged header for the end.
+    """
+    try:
+        with tarfile.open(spec, "r:") as tar:
+            position = -1
+            while (member := tar.next()) is not None:
+                if member.offset <= position:
+                    raise tarfile.TarError("its members run backwards")
+                position = member.offset
+                yield member
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)  # of the block that no member begins with
+            if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.TarError(f"no member begins at byte {tar.offset}")
+            while chunk := tar.fileobj.read(2**20):
+                if chunk.strip(b"\0"):
+                    warnings.warn(f"{spec}: what follows the end mark of this tar is not read", stacklevel=2)
+                    return
+    except OSError:
+        raise
+    except Exception as error:  # tarfile raises errors of many types
+        raise ValueError(f"{spec}: not a folder, a zip or a tar of images, or damaged: {error}") from error
 
 
 class TarSource(FileSource):
@@ -80,19 +125,15 @@ class TarSource(FileSource):
 
     def __init__(self, spec: str) -> None:
         spans: dict[str, tuple[int, int]] = {}
-        try:
-            with tarfile.open(spec, "r:") as tar:
-                for member in tar:
-                    check_member(spec, member.name)
-                    if member.issym() or member.islnk() or member.issparse():
-                        raise ValueError(
-                            f"{spec}: member {member.name!r} is a link or a sparse file; pack the files themselves "
-                            "(tar --dereference --hard-dereference)"
-                        )
-                    if member.isreg():
-                        spans[member.name] = member.offset_data, member.size
-        except tarfile.TarError as error:
-            raise ValueError(f"{spec}: not a folder, a zip or a tar of images, or damaged: {error}") from error
+        for member in tar_members(spec):
+            check_member(spec, member.name)
+            if member.issym() or member.islnk() or member.issparse():
+                raise ValueError(
+                    f"{spec}: member {member.name!r} is a link or a sparse file; pack the files themselves "
+                    "(tar --dereference --hard-dereference)"
+                )
+            if member.isreg():
+                spans[member.name] = member.offset_data, member.size
         super().__init__(spec, spans)
         self.spans = [spans[path] for path in self.paths]
 

@@ -11,7 +11,7 @@ import signal
 import tarfile
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -19,22 +19,27 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
-from glow.data.prepare.decoding import ImageError, ImageForm
+from glow.data.prepare.decoding import HAS_PAGES, ImageError, ImageForm
 from glow.data.prepare.selection import Sample, Selection
 from glow.data.read.manifest import Shard, index_path, write_index
 
 # A Unix socket takes a path of 107 bytes, of which multiprocessing needs about 35 for the names in TMPDIR.
 MAX_TMPDIR_BYTES = 70
+Members = list[tuple[str, int, int, str]]  # of one sample, as the index has them
 
 
 @dataclass
 class WrittenShard:
-    """The result of writing one shard; ``shard`` is None when every image was left out."""
+    """The result of writing one shard; ``shard`` is None when every image was left out.
+
+    ``with_pages`` are the names of the images of which further pages or frames were not read.
+    """
 
     split: str
     num_samples: int
     shard: Shard | None = None
     left_out: list[dict[str, str]] = field(default_factory=list)
+    with_pages: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -65,34 +70,42 @@ class ShardWriter:
         samples = self.selection.splits[split][start : start + self.shard_size]
         path = self.directory / f"{split}-{number:05d}.tar"
         written = WrittenShard(split, len(samples))
-        rows = []
-        with path.open("wb") as stream:
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for sample in samples:
-                    try:
-                        png = self.encode(sample)
-                    except ImageError as error:
-                        if not self.skips:
-                            raise
-                        written.left_out.append({"name": error.name, "reason": error.reason})
-                        continue
-                    members = [("png", png)] + [("cls", str(sample.label).encode())] * (sample.label is not None)
-                    rows.append([add_member(tar, stream, f"{sample.key}.{ext}", data) for ext, data in members])
-            stream.flush()
-            os.fsync(stream.fileno())
-        if not rows:
-            path.unlink()
-            return written
-        write_index(index_path(path), rows)
+        try:
+            with path.open("wb") as stream:
+                rows = self._write_samples(stream, samples, written)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if not rows:
+                path.unlink()
+                return written
+            write_index(index_path(path), rows)
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         written.shard = Shard(path.name, len(rows), path.stat().st_size, digest)
         return written
 
-    def encode(self, sample: Sample) -> bytes:
-        """Return the PNG of one image."""
-        source = self.selection.sources[sample.source]
-        return self.form.encode(source.location(sample.index), source.load(sample.index))
+    def _write_samples(self, stream: BinaryIO, samples: Sequence[Sample], written: WrittenShard) -> list[Members]:
+        """Write a tar; return its index, and note in ``written`` what was not read."""
+        rows = []
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in samples:
+                source = self.selection.sources[sample.source]
+                name = source.location(sample.index)
+                try:
+                    image = source.load(sample.index)
+                    png = self.form.encode(name, image)
+                except ImageError as error:
+                    if not self.skips:
+                        raise
+                    written.left_out.append({"name": error.name, "reason": error.reason})
+                    continue
+                if image.info.get(HAS_PAGES):
+                    written.with_pages.append(name)
+                members = [("png", png)] + [("cls", str(sample.label).encode())] * (sample.label is not None)
+                rows.append([add_member(tar, stream, f"{sample.key}.{ext}", data) for ext, data in members])
+        return rows
 
 
 def add_member(tar: tarfile.TarFile, stream: BinaryIO, name: str, data: bytes) -> tuple[str, int, int, str]:

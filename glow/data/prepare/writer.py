@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import warnings
 from pathlib import Path
 
 from glow.config import PrepareRun, config_to_dict
@@ -102,6 +103,7 @@ def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, na
     writer = ShardWriter(selection, form, directory, config.shard_size, skips=config.on_error == "skip")
     shards: dict[str, list[Shard]] = {split: [] for split in selection.splits}
     left_out: list[dict[str, str]] = []
+    with_pages: list[str] = []
     num_images = sum(len(samples) for samples in selection.splits.values())
     with (
         Progress(num_images, "image") as progress,
@@ -111,7 +113,13 @@ def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, na
             if written.shard is not None:
                 shards[written.split].append(written.shard)
             left_out += written.left_out
+            with_pages += written.with_pages
             progress.update(written.num_samples)
+    if with_pages:
+        first = "the first of each is taken"
+        warnings.warn(
+            f"{len(with_pages)} images have several pages or frames; {first}; one is {with_pages[0]}", stacklevel=2
+        )
     for split, parts in shards.items():
         if not parts:
             first = f"the first is {left_out[0]['name']}: {left_out[0]['reason']}"
@@ -126,7 +134,6 @@ def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, na
         left_out=tuple(left_out),
     )
     write_manifest(directory, dataset)
-    sync(directory / MANIFEST)
     sync(directory)
     return dataset
 

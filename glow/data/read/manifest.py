@@ -19,6 +19,7 @@ from glow.data.read.files import is_remote, join, read_whole
 from glow.files.limits import INDEX_BYTES, JSON_BYTES, SAMPLE_BYTES
 from glow.files.reading import parse_json
 from glow.files.schema import from_plain
+from glow.files.writing import write_whole
 
 MANIFEST = "dataset.json"
 INDEX_VERSION = "v1.2"
@@ -133,9 +134,8 @@ class SampleIndex:
 
 
 def write_manifest(directory: Path, dataset: Dataset) -> None:
-    """Write dataset.json."""
-    text = json.dumps(asdict(dataset), indent=1) + "\n"
-    (directory / MANIFEST).write_text(text, encoding="utf-8")
+    """Write dataset.json, onto the disk."""
+    write_whole(directory / MANIFEST, json.dumps(asdict(dataset), indent=1) + "\n")
 
 
 def load_dataset(directory: str | Path) -> Dataset:
