@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from glow.config import ModelConfig
+from glow.files.reading import open_file
 from glow.models.glow import Glow
 
 
@@ -19,15 +23,30 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: when the file is missing or is not a state dict.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
-    except Exception as error:  # torch.load raises whatever its unpickler meets in a file of another kind
-        raise ValueError(f"{path}: not a file of tensors written by torch.save: {error}") from error
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            if zipfile.is_zipfile(file) and sum(part.file_size for part in zipfile.ZipFile(file).infolist()) > size:
+                raise ValueError("compressed: it may be small, and take any memory")
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises whatever its unpickler meets in a file of another kind
+            raise ValueError(f"{path}: not a file of tensors written by torch.save") from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path}: not a state dict (tensors by name)")
+    _check_ordinary(state, size, str(path))
     return state
+
+
+def _check_ordinary(state: Mapping[str, Tensor], size: int, path: str) -> None:
+    """Raise a ValueError for tensors that are no plain arrays of real numbers, or take more memory than the file."""
+    for name, tensor in state.items():
+        is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+        if not is_plain or tensor.is_quantized or tensor.is_complex():
+            raise ValueError(f"{path}: {name}: not a plain tensor of real numbers")
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if num_bytes > size:
+        raise ValueError(f"{path}: damaged: tensors of {num_bytes:,} bytes, but the file has {size:,}")
 
 
 def from_rosinality(
@@ -50,44 +69,56 @@ def from_rosinality(
     Raises:
         ValueError: when it is not such a state dict, was never trained, or is not finite.
     """
-    theirs = {name.removeprefix("module."): tensor.double() for name, tensor in state.items()}
-    uninitialized = [name for name, tensor in theirs.items() if name.endswith("actnorm.initialized") and not tensor]
-    if uninitialized:
-        raise ValueError(f"the model was never trained: {uninitialized[0]} is 0")
+    theirs = {name.removeprefix("module."): tensor.detach() for name, tensor in state.items()}
     try:
+        initialized = {name: value for name, value in theirs.items() if name.endswith("actnorm.initialized")}
+        uninitialized = [name for name, value in initialized.items() if not value.all()]
+        if uninitialized:
+            raise ValueError(f"the model was never trained: {uninitialized[0]} is 0")
         config = _config(theirs, image_size, num_bits)
-        tensors = _convert(theirs, config)
+        # First without memory: the shapes may ask for more than there is.
+        with torch.device("meta"):
+            expected = Glow(config).state_dict()
+        _check_shapes(expected, _convert({name: value.double() for name, value in _on_meta(theirs)}, config))
+        tensors = _convert({name: value.double() for name, value in theirs.items()}, config)
     except KeyError as error:
         raise ValueError(f"not a state dict of rosinality's Glow: it has no {error.args[0]}") from error
-    except (IndexError, RuntimeError) as error:
+    except (IndexError, RuntimeError, TypeError) as error:
         raise ValueError(f"not a state dict of rosinality's Glow: {error}") from error
-    model = Glow(config).double()
-    expected = model.state_dict()
-    for name, tensor in expected.items():
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            found = list(tensors[name].shape) if name in tensors else "nothing"
-            raise ValueError(f"not a state dict of rosinality's Glow: {found} where {name} needs {list(tensor.shape)}")
+    for name in expected:
         if not tensors[name].isfinite().all():
             raise ValueError(f"the model is broken: {name} is not finite")
     return config, tensors
 
 
+def _on_meta(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    return ((name, tensor.to("meta")) for name, tensor in tensors.items())
+
+
+def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name, tensor in expected.items():
+        if name not in found or found[name].shape != tensor.shape:
+            shape = list(found[name].shape) if name in found else "nothing"
+            raise ValueError(f"not a state dict of rosinality's Glow: {shape} where {name} needs {list(tensor.shape)}")
+
+
 def _config(theirs: Mapping[str, Tensor], image_size: int, num_bits: int) -> ModelConfig:
     numbers = [re.match(r"blocks\.(\d{1,2})\.flows\.(\d{1,4})\.", name) for name in theirs]
-    steps = [(int(match[1]), int(match[2])) for match in numbers if match]
-    if not steps:
-        raise KeyError("blocks.0.flows.0")
+    steps = {(int(match[1]), int(match[2])) for match in numbers if match}
+    num_levels, num_steps = (1 + max((step[part] for step in steps), default=0) for part in (0, 1))
+    if len(steps) < num_levels * num_steps:
+        places = itertools.product(range(num_levels), range(num_steps))
+        raise KeyError("blocks.{}.flows.{}".format(*next(place for place in places if place not in steps)))
     channels = theirs["blocks.0.flows.0.actnorm.loc"].shape[1]
     network = "blocks.0.flows.0.coupling.net"
     is_affine = theirs[f"{network}.4.conv.weight"].shape[0] == channels
-    num_levels = 1 + max(block for block, _ in steps)
     if image_size % 2**num_levels:
         raise ValueError(f"image_size: {image_size} is not allowed; give a multiple of 2^L = {2**num_levels}")
     return ModelConfig(
         image_shape=(channels // 4, image_size, image_size),
         num_bits=num_bits,
         num_levels=num_levels,
-        num_steps_per_level=1 + max(flow for _, flow in steps),
+        num_steps_per_level=num_steps,
         hidden_channels=theirs[f"{network}.0.weight"].shape[0],
         coupling="affine" if is_affine else "additive",
         permutation="lu" if "blocks.0.flows.0.invconv.w_p" in theirs else "plain",
@@ -118,8 +149,8 @@ def _plain_weight(theirs: Mapping[str, Tensor], source: str) -> Tensor:
     """Return W. The last block of that program is always LU-decomposed, even if the other blocks are not."""
     if f"{source}.w_p" not in theirs:
         return theirs[f"{source}.weight"].flatten(1)
-    identity = torch.eye(len(theirs[f"{source}.w_s"]), dtype=torch.float64)
     diagonal = torch.diag(theirs[f"{source}.s_sign"] * theirs[f"{source}.w_s"].exp())
+    identity = torch.eye(len(diagonal), dtype=diagonal.dtype, device=diagonal.device)
     lower, upper = theirs[f"{source}.w_l"].tril(-1) + identity, theirs[f"{source}.w_u"].triu(1) + diagonal
     return theirs[f"{source}.w_p"] @ lower @ upper
 

@@ -2,12 +2,16 @@
 
 import json
 import math
+import os
+import random
+import warnings
+import zipfile
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from glow.importing.rosinality import from_rosinality
+from glow.importing.rosinality import from_rosinality, read_state_dict
 from glow.models.glow import Glow
 from glow.models.images import log_volume
 from glow.training.checkpoints.models import load_model
@@ -171,7 +175,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         import_checkpoint.main([str(tmp_path / "missing.pt")])
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.pt: not a file of tensors"):
+    with pytest.raises(ValueError, match=r"text\.pt: not a file of tensors written by torch\.save$"):
         import_checkpoint.main([str(tmp_path / "text.pt"), "--output", str(tmp_path / "run")])
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"it has no blocks\.0\.flows\.0"):
@@ -192,6 +196,12 @@ def test_other_files_are_refused(tmp_path):
         ("blocks.0.flows.0.actnorm.scale", torch.zeros(1, 12, 1, 1), r"log_scale is not finite"),
         ("blocks.1.flows.0.actnorm.initialized", torch.tensor(0), r"never trained: blocks\.1\.flows\.0"),
         ("blocks.1.prior.conv.bias", torch.full((24,), math.nan), r"conv\.bias is not finite"),
+        ("blocks.1.flows.0.actnorm.initialized", torch.zeros(3), r"never trained: blocks\.1\.flows\.0"),
+        ("blocks.0.flows.0.invconv.w_s", torch.zeros(()), "not a state dict of rosinality's Glow: "),
+        ("blocks.0.flows.0.invconv.w_u", torch.zeros(10**5, 1), "not a state dict of rosinality's Glow: "),
+        ("blocks.0.flows.0.invconv.w_s", torch.zeros(10**6), "not a state dict of rosinality's Glow: "),
+        ("blocks.0.flows.0.coupling.net.0.weight", torch.zeros(10**12, 0), "hidden_channels|rosinality's Glow: "),
+        ("blocks.99.flows.9999.x", torch.zeros(1), r"it has no blocks\.0\.flows\.2"),
     ],
 )
 def test_broken_models_are_refused(name, value, message):
@@ -207,6 +217,63 @@ class Evil:
 
 def test_file_cannot_run_code(tmp_path, capsys):
     torch.save({"x": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ValueError, match="not a file of tensors"):
+    with pytest.raises(ValueError, match=r"not a file of tensors written by torch\.save$"):
         import_checkpoint.main([str(tmp_path / "evil.pt"), "--output", str(tmp_path / "run")])
     assert "ran" not in capsys.readouterr().out
+
+
+def sparse():
+    return torch.zeros(2, 2).to_sparse()
+
+
+def quantised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch will remove them
+        return torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(2, device="meta"), "not a plain tensor of real numbers"),
+        (sparse(), "not a (plain tensor of real numbers|file of tensors)"),
+        (quantised(), "not a (plain tensor of real numbers|file of tensors)"),
+        (torch.zeros(2, dtype=torch.complex64), "not a plain tensor of real numbers"),
+        (torch.zeros(1).expand(10**12), r"damaged: tensors of 4,000,000,[\d,]+ bytes, but the file has [\d,]+$"),
+        ("text", "not a state dict"),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused(tmp_path, tensor, message):
+    torch.save({"blocks.0.flows.0.actnorm.loc": tensor}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message):
+        import_checkpoint.main([str(tmp_path / "a.pt"), "--output", str(tmp_path / "run")])
+
+
+def test_compressed_files_are_refused_before_they_are_unpacked(tmp_path):
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as stored, zipfile.ZipFile(tmp_path / "b.pt", "w") as packed:
+        for entry in stored.infolist():
+            packed.writestr(entry.filename, stored.read(entry), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match=r"b\.pt: not a file of tensors"):
+        read_state_dict(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_damaged_files_are_errors_of_one_line(tmp_path, is_zip):
+    torch.save(make_state(True, True, dtype=torch.float32), tmp_path / "a.pt", _use_new_zipfile_serialization=is_zip)
+    whole, rng = (tmp_path / "a.pt").read_bytes(), random.Random(0)
+    for _ in range(40):
+        content = bytearray(whole)
+        content[rng.randrange(15_000)] = rng.randrange(256)  # names and shapes lie there
+        (tmp_path / "b.pt").write_bytes(content[: rng.choice([len(whole), rng.randrange(len(whole))])])
+        try:
+            from_rosinality(read_state_dict(tmp_path / "b.pt"), 8, 5)
+        except ValueError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe"])
+def test_what_is_no_file_is_an_error(tmp_path, kind):
+    {"directory": os.mkdir, "pipe": os.mkfifo}[kind](tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt: not a file$"):
+        read_state_dict(tmp_path / "a.pt")
