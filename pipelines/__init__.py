@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from glow.cli import parse_config, run_stage
 from glow.config import (
     BenchmarkRun,
     DemoRun,
@@ -55,6 +56,14 @@ def _interrupted(kind: type[BaseException], error: BaseException, traceback: Tra
     raise SystemExit(130)
 
 
+def _help_early() -> None:
+    """Print the help of ``python -m pipelines.STAGE --help`` before the imports of the stage, which take seconds."""
+    name = next((word for word in sys.orig_argv if "pipelines." in word), "").rpartition(".")[2]
+    if name in STAGES and {"-h", "--help"} & set(sys.argv):
+        run_stage(lambda: parse_config(STAGES[name].config, None, name, STAGES[name].positional))
+
+
 # Not in programs that import this. Python says -m while it looks for the module of ``python -m pipelines.STAGE``.
 if Path(sys.argv[0]).name in ("-m", "glow"):
     sys.excepthook = _interrupted
+    _help_early()

@@ -18,7 +18,7 @@ from glow.data.vectors.points import VectorData
 from glow.evaluation.vectors import compare_with_data, plot_comparison
 from glow.execution.precision import use_exact_float32
 from glow.sampling.files import SingleImages, remove_grids, write_description, write_grid
-from glow.sampling.images import Draw, sample_images, sample_vectors
+from glow.sampling.images import Draw, number_of_class, sample_images, sample_vectors
 from glow.training.checkpoints.manager import find_checkpoint, run_directory
 from glow.training.checkpoints.models import load_flow, load_model
 from glow.training.checkpoints.reading import checkpoint_facts, read_config, read_state
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 def write_images(config: SampleRun, checkpoint: Path, output: Path, origin: dict[str, Any]) -> None:
     """Write one grid for each temperature, samples.json, and on request the single images."""
     num_classes = read_config(checkpoint).model.num_classes or 0
-    draw = Draw(config.seed, config.label)
+    draw = Draw(config.seed, number_of_class(config.label, read_state(checkpoint).classes))
     draw.check(num_classes)
     indices = range(config.first_index, config.first_index + config.num_images)
     single = SingleImages(output, indices, draw, checkpoint_facts(checkpoint, config.weights)["sha256"])
@@ -63,8 +63,8 @@ def write_images(config: SampleRun, checkpoint: Path, output: Path, origin: dict
         if config.save_grids:
             write_grid(output, images, temperature, draw.num_rows(num_classes))
     if config.save_grids:
-        options = {name: getattr(config, name) for name in ("label", "temperatures", "first_index", "num_images")}
-        write_description(output, {**origin, **options, "dtype": "float32"})
+        options = {name: getattr(config, name) for name in ("temperatures", "first_index", "num_images")}
+        write_description(output, {**origin, "label": draw.label, **options, "dtype": "float32"})
 
 
 def draw_images(config: SampleRun, checkpoint: Path, indices: range, draw: Draw) -> Iterator[tuple[float, Tensor]]:

@@ -65,8 +65,6 @@ def wanted_of(cls: type[Any], name: str) -> str:
         return "a YAML file, or the name of a packaged one"
     if name == "size":  # text such as 64x96 does not say which is the height
         return "SIZE for a square, or '[HEIGHT, WIDTH]' as in '[64, 96]'"
-    if name == "label":
-        return "the number of the class: 0 is the first of the classes in dataset.json"
     return wanted(hint_of(cls, name))
 
 

@@ -25,7 +25,7 @@ class DataConfig:
     turns it off."""
     num_workers: int = 0
     """Processes that read and decode images, for each training process. 0: the training process reads itself. Raise it
-    when train/data_wait_s in metrics.jsonl is a large part of train/step_s."""
+    when train/data_wait_s in metrics.jsonl is a large part of train/step_s. At most one for each core is started."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do when a training image is damaged or its shard cannot be read. stop: end the training with an error.
     skip: use another image, count it (data/num_skipped) and list it in metrics.jsonl. Validation and evaluation always

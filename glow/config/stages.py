@@ -39,7 +39,8 @@ class PrepareRun:
     seed: int = 0
     """Seed of the shuffle, and of the choice of the validation and test images."""
     num_workers: int = 2
-    """Processes that decode and encode images. 0: no further process. The result does not depend on it."""
+    """Processes that decode and encode images, at most one for each core. 0: no further process. The result does not
+    depend on it."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do with an image that cannot be used. stop: end with an error. skip: leave it out and list it in
     dataset.json."""
@@ -103,9 +104,9 @@ class SampleRun(CheckpointChoice):
     """Images to draw at a time. It changes speed and memory, not the images."""
     output: str | None = None
     """Directory to write. Default: samples/step-N in the run directory."""
-    label: int | None = None
-    """For a class_conditional model: number of the class to draw. Default: all classes in turn, one row of the grid for
-    each."""
+    label: int | str | None = None
+    """For a class_conditional model: class to draw, by its number or its name. Default: all classes in turn, one row of
+    the grid for each."""
     save_images: bool = False
     """Also write every image as a PNG of its own."""
     save_grids: bool = True
@@ -131,7 +132,7 @@ class SampleRun(CheckpointChoice):
         require(self.first_index >= 0, "first_index", self.first_index, "give 0 or more")
         require(self.seed >= 0, "seed", self.seed, "give 0 or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
-        require(self.label is None or self.label >= 0, "label", self.label, "give 0 or more")
+        require(not isinstance(self.label, int) or self.label >= 0, "label", self.label, "give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ from glow.models.images import quantize
 from glow.randomness import generator
 from glow.sampling.groups import aligned_ranges, group_size
 
+MAX_SHOWN = 20  # names of classes in an error
+
 
 def latent_noise(seed: int, index: int, num_dims: int) -> np.ndarray:
     """Return the standard normal latents of image ``index``, float32 ``[num_dims]``."""
@@ -44,6 +46,22 @@ class Draw:
         if self.label is not None and self.label >= num_classes:
             has = f"classes 0 to {num_classes - 1}" if num_classes else "no classes"
             raise ValueError(f"label: {self.label}, but the model has {has}")
+
+
+def number_of_class(label: int | str | None, names: Sequence[str] | None) -> int | None:
+    """Return the number of a class that is given by its number or by one of ``names``; None stays None.
+
+    Raises:
+        ValueError: when there is no such name.
+    """
+    if not isinstance(label, str):
+        return label
+    if names is None:
+        raise ValueError(f"label: {label!r}, but the checkpoint holds no names of classes; give a number")
+    if label not in names:
+        shown = ", ".join([*names[:MAX_SHOWN], *["..."] * (len(names) > MAX_SHOWN)])
+        raise ValueError(f"label: {label!r} is none of the classes, which are {shown}")
+    return names.index(label)
 
 
 @torch.no_grad()

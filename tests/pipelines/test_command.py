@@ -1,6 +1,7 @@
 """The command ``glow``: its stages, its help, and the configurations that it knows by name."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,21 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: glow {arguments[0] if len(arguments) == 2 else 'STAGE'} ")
+
+
+def test_help_of_a_module_comes_before_its_imports(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported')\n")
+    path = os.pathsep.join([str(tmp_path), str(Path.cwd())])
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.train", "--output", "x", "--help"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m pipelines.train ")
+    assert "Train a Glow on a prepared data set, or a flow on vectors or a target. The" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from conftest import tiny_glow
 
 from glow.sampling.groups import aligned_ranges, group_size
-from glow.sampling.images import Draw, image_grid, sample_images
+from glow.sampling.images import Draw, image_grid, number_of_class, sample_images
 
 
 def draw(model, indices, temperature=0.7, batch_size=64, seed=0):
@@ -43,3 +43,12 @@ def test_grid_holds_the_images_pixel_by_pixel():
     small = image_grid(torch.full((4, 1, 8, 8), 200, dtype=torch.uint8))
     assert small.shape == (105, 105, 3)
     assert (small[3:51, 3:51] == 200).all()
+
+
+def test_class_is_given_by_number_or_name():
+    names = ("Ankle boot", "Bag")
+    assert [number_of_class(label, names) for label in (None, 7, "Bag")] == [None, 7, 1]
+    with pytest.raises(ValueError, match=r"label: 'Hat' is none of the classes, which are Ankle boot, Bag$"):
+        number_of_class("Hat", names)
+    with pytest.raises(ValueError, match="label: 'Bag', but the checkpoint holds no names of classes; give a number"):
+        number_of_class("Bag", None)

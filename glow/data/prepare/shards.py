@@ -22,6 +22,7 @@ from typing import BinaryIO
 from glow.data.prepare.decoding import HAS_PAGES, ImageError, ImageForm
 from glow.data.prepare.selection import Sample, Selection
 from glow.data.read.manifest import Shard, index_path, write_index
+from glow.data.read.workers import worker_count
 
 # A Unix socket takes a path of 107 bytes, of which multiprocessing needs about 35 for the names in TMPDIR.
 MAX_TMPDIR_BYTES = 70
@@ -120,7 +121,7 @@ def add_member(tar: tarfile.TarFile, stream: BinaryIO, name: str, data: bytes) -
 def write_shards(writer: ShardWriter, num_workers: int) -> Generator[WrittenShard, None, None]:
     """Write all shards, in this process or in several; yield the results in order."""
     shards = writer.shards()
-    num_workers = min(num_workers, len(shards))
+    num_workers = worker_count(num_workers, most=len(shards))
     if num_workers <= 1:
         for split, number in shards:
             yield writer.write(split, number)
