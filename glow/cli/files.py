@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple
@@ -68,7 +68,7 @@ def file_options(path: Path, cls: type[Any]) -> list[FileOption]:
         return []
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{path}: not a mapping of options, as in 'output: runs/mine'")
-    options = list(_options(root, cls, "", path))
+    options = list(_options(root, cls, "", lambda node: f"{path}, line {node.start_mark.line + 1}"))
     places: dict[str, str] = {}
     for option in options:  # as model.num_bits, and in model
         if option.name in places:
@@ -77,16 +77,30 @@ def file_options(path: Path, cls: type[Any]) -> list[FileOption]:
     return options
 
 
-def _options(mapping: yaml.MappingNode, cls: type[Any], prefix: str, path: Path) -> Iterator[FileOption]:
+def group_options(name: str, text: str, cls: type[Any]) -> list[FileOption]:
+    """Return the options that ``--parallel '{mode: pipeline, stages: 2}'`` gives.
+
+    Raises:
+        ValueError: when the text is no mapping of options of this group.
+    """
+    root = compose_yaml(text.encode(errors="surrogateescape"), f"--{name}")
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(not_a_group(name, text, hint_of(cls, name)))
+    return list(_options(root, cls, f"{name}.", lambda node: f"--{name}"))
+
+
+def _options(
+    mapping: yaml.MappingNode, cls: type[Any], prefix: str, place_of: Callable[[yaml.Node], str]
+) -> Iterator[FileOption]:
     for key, value in mapping.value:
-        place, name = f"{path}, line {key.start_mark.line + 1}", f"{prefix}{_shown(key)}"
+        place, name = place_of(key), f"{prefix}{_shown(key)}"
         hint = hint_of(cls, name)
         if hint is None:
             raise ValueError(f"{place}: {no_such_option(name, cls)}")
         if not dataclasses.is_dataclass(hint):
             yield FileOption(name, _text(value, name, cls, place), place)
         elif isinstance(value, yaml.MappingNode):
-            yield from _options(value, cls, f"{name}.", path)
+            yield from _options(value, cls, f"{name}.", place_of)
         elif not _is_null(value):
             raise ValueError(f"{place}: {not_a_group(name, _shown(value), hint)}")
 

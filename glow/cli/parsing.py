@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from glow.cli.files import PRIVATE, FileOption, file_options, find_config, list_text
-from glow.cli.messages import explain, locate, not_a_group, wanted
+from glow.cli.files import PRIVATE, FileOption, file_options, find_config, group_options, list_text
+from glow.cli.messages import explain, locate, wanted
 from glow.data.read.files import PIPE
 
 FUNCTION = "function"  # options that name code to run
@@ -94,10 +94,6 @@ def _parser(cls: type[Any], stage: str, positional: bool) -> ArgumentParser:
 
 
 def _parse(cls: type[Config], arguments: list[str], typed: list[str], parser: ArgumentParser) -> Config:
-    for argument, following in pairwise([*arguments, ""]):
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and name in _groups(cls):
-            raise ValueError(not_a_group(name, value if equals else following, typing.get_type_hints(cls)[name]))
     try:
         namespace = parser.parse_args([argument.translate(PRIVATE) for argument in arguments])
         for key, value in namespace.items():
@@ -127,12 +123,17 @@ def _own_config(arguments: list[str]) -> list[str]:
 
 
 def _with_files(arguments: list[str], cls: type[Any]) -> Iterator[str | FileOption]:
-    """Yield the arguments, with the options of its file in place of each ``--config``."""
+    """Yield the arguments, with the options that it stands for in place of each ``--config`` and of each group."""
+    groups = {f"--{name}" for name in _groups(cls)}
     remaining = iter(arguments)
     for argument in remaining:
         name, equals, value = argument.partition("=")
-        value = value if equals else next(remaining, "") if name == "--config" else ""
-        if name == "--config" and value:
+        if name == "--config" or name in groups:
+            value = value if equals else next(remaining, "")
+        if name in groups:
+            for option in group_options(name.removeprefix("--"), value, cls):
+                yield f"--{option.name}={option.text}"
+        elif name == "--config" and value:
             yield from file_options(find_config(value), cls)
         else:
             yield argument

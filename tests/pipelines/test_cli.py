@@ -16,6 +16,7 @@ from glow.config import (
     DataConfig,
     EvaluateRun,
     ModelConfig,
+    ParallelConfig,
     PolicyRun,
     PrepareRun,
     SampleRun,
@@ -145,6 +146,9 @@ def test_list_options_may_be_repeated():
             r"^model: '3' is not allowed; give its options one by one, as in --model\.",
         ),
         (TrainRun, ["--output", "x", "--model=3"], r"^model: '3' is not allowed"),
+        (TrainRun, ["--output", "x", "--parallel", "{modes: ddp}"], r"^--parallel: parallel\.modes: no such option"),
+        (TrainRun, ["--output", "x", "--parallel", "{mode: ddp"], r"^--parallel, line 1: not readable YAML"),
+        (TrainRun, ["--output", "x", "--parallel", "{mode: ddp, mode: fsdp}"], r"key 'mode' is given twice"),
         (TrainRun, ["--output"], r"^--output: not given a value; give text$"),
         (TrainRun, ["--output", "x", "y"], r"^y: belongs to no option; give each value as --NAME VALUE"),
         (PrepareRun, ["--source", "a", "--output", "x", "--size", "64x96"], r"^size: '64x96' .*'\[64, 96\]'$"),
@@ -157,6 +161,13 @@ def test_wrong_options_are_errors_of_one_line_that_name_the_field(cls, arguments
     with pytest.raises(ValueError, match=message) as error:
         parse_config(cls, arguments, "train")
     assert "\n" not in str(error.value)
+
+
+def test_options_of_a_group_are_given_together_as_yaml():
+    together = parse_config(TrainRun, ["--output", "x", "--parallel", "{mode: pipeline, stages: 2}"], "train")
+    assert together.parallel == ParallelConfig(mode="pipeline", stages=2)
+    later = ["--output", "x", "--parallel={mode: pipeline, stages: 2}", "--parallel.stages", "3"]
+    assert parse_config(TrainRun, later, "train").parallel.stages == 3
 
 
 def test_unknown_key_of_a_file_is_an_error_that_names_it(tmp_path):

@@ -182,7 +182,7 @@ def test_kill_9_and_a_stop_change_nothing(pair, disturbed):
 
 
 def test_training_goes_on_with_another_number_of_processes(alone, resized):
-    counts = [read_state(resized / f"checkpoints/step-{step:08d}")["num_processes"] for step in range(1, STEPS + 1)]
+    counts = [read_state(resized / f"checkpoints/step-{step:08d}").num_processes for step in range(1, STEPS + 1)]
     assert counts == [2] * 10 + [3] * 10 + [1] * 10
     assert_close_runs(alone, resized)
     assert_close_checkpoints(alone, resized, STEPS, 5e-6)
