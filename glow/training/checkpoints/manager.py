@@ -113,9 +113,7 @@ def find_checkpoint(path: str | Path, which: str = "latest", weights: str = "ema
     """
     path = Path(path)
     if not path.is_dir():
-        raise ValueError(
-            f"{path}: no such checkpoint or run directory; give runs/NAME or runs/NAME/checkpoints/step-N"
-        )
+        raise ValueError(f"{path}: no such checkpoint or run directory; give runs/NAME or runs/NAME/checkpoints/step-N")
     if STEP_PATTERN.fullmatch(path.name) or os.path.lexists(path / STATE):
         return path
     manager = CheckpointManager(path)
