@@ -19,7 +19,7 @@ from glow.parallel.agreement import check_agreement, decided_by_main
 from glow.parallel.build import lay_out
 from glow.parallel.launching import build_accelerator
 from glow.parallel.placement import check_validation, place
-from glow.planning.memory import describe_stages, process_memory
+from glow.planning.tables import describe_training
 from glow.training.checkpoints.manager import CheckpointManager
 from glow.training.checkpoints.reading import read_state
 from glow.training.metrics import write_record
@@ -27,7 +27,7 @@ from glow.training.resuming import changed_options, check_same_run
 from glow.training.starting import start
 from glow.training.stop import INTERRUPT, StopRequest, forget_stop
 from glow.training.tasks.find import find_task
-from glow.training.tasks.task import Model, Task
+from glow.training.tasks.task import Task
 from glow.training.trainer import Trainer
 
 
@@ -79,9 +79,10 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
     if accelerator.is_main_process:
         forget_stop(run.output)
         write_record(run, accelerator.device, accelerator.num_processes)
-        print(describe(run, model, placement.num_replicas, accelerator), flush=True)
-    trainer = Trainer(lay_out(model, run, placement, accelerator), model.num_dims, run, accelerator, data, task.scale)
-    trainer.classes = task.classes
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(describe_training(run, num_parameters, accelerator.num_processes, accelerator.device), flush=True)
+    layout = lay_out(model, run, placement, accelerator)
+    trainer = Trainer(layout, model.num_dims, run, accelerator, data, task.scale, task.classes)
     if checkpoint:
         trainer.restore(checkpoint)
         say(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}", accelerator)
@@ -95,18 +96,6 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
     accelerator.end_training()
     if reason == INTERRUPT:
         raise KeyboardInterrupt  # for exit status 130
-
-
-def describe(run: TrainRun, model: Model, num_replicas: int, accelerator: Accelerator) -> str:
-    """Return the size of the model, and the part of each process unless each has the whole model."""
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
-    text = f"{num_parameters:,} parameters; {processes} on {accelerator.device}"
-    if run.parallel.mode == "ddp":
-        return text
-    images = run.train.microbatch_size or run.train.batch_size // num_replicas
-    memory = process_memory(run, accelerator.num_processes, images, accelerator.device.type)
-    return f"{text}\n{describe_stages(memory)}"
 
 
 def say(text: object, accelerator: Accelerator) -> None:

@@ -1,4 +1,4 @@
-"""Imports run downward only, and outside libraries appear only where they belong."""
+"""Imports run downward only, outside libraries appear only where they belong, and modules are short."""
 
 import ast
 import sys
@@ -108,6 +108,13 @@ def test_rooms_are_what_the_listing_of_the_library_shows():
     assert rooms == {room.split(".")[1] for layer in LAYERS for room in layer if room.startswith("glow.")} - {
         name.removesuffix(".py") for name in loose
     }
+
+
+def test_modules_are_short_enough_to_be_read_in_one_go():
+    lines = {str(path): path.read_text().count("\n") for path in FILES}
+    assert {
+        path: count for path, count in lines.items() if count > (110 if path.startswith("pipelines") else 300)
+    } == {}
 
 
 def test_model_side_imports_torch_alone():

@@ -83,3 +83,13 @@ def advice(ways: Sequence[Option], best: Option | None) -> str:
         "room for\nenough images to keep a GPU busy (or for train.microbatch_size, if it is given). "
         f"{RESERVE:.0%} of the memory stays free."
     )
+
+
+def describe_training(run: TrainRun, num_parameters: int, num_processes: int, device: torch.device) -> str:
+    """Return the size of a model, and the part of each process unless each has the whole model."""
+    processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
+    text = f"{num_parameters:,} parameters; {processes} on {device}"
+    if run.parallel.mode == "ddp":
+        return text
+    images = run.train.microbatch_size or run.train.batch_size * (run.parallel.stages or 1) // num_processes
+    return f"{text}\n{describe_stages(process_memory(run, num_processes, images, device.type))}"

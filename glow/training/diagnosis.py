@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from glow.parallel.layout import Layout
+from glow.parallel.layout import Layout, microbatches
 from glow.parallel.tensors import local
 
 
@@ -15,9 +16,14 @@ class TrainingDiverged(ValueError):
     """Loss or gradient is not finite any more."""
 
 
-def find_nonfinite(layout: Layout, inputs: Iterable[list[Tensor]]) -> str:
-    """Return where numbers ceased to be finite: a module, a parameter, or another process (a collective)."""
-    return first_nonfinite_module(layout, inputs) or last_nonfinite_gradient(layout.model) or "another process"
+def describe_divergence(layout: Layout, inputs: list[Tensor], microbatch_size: int, last_good: Path | None) -> str:
+    """Say where numbers ceased to be finite, and what to do (a collective)."""
+    parts = [part for part, _ in microbatches(inputs, microbatch_size)]
+    place = first_nonfinite_module(layout, parts) or last_nonfinite_gradient(layout.model) or "another process"
+    return (
+        f"first seen in {place}; nothing was updated. Last good checkpoint: {last_good or 'none yet'}. "
+        "A lower optimizer.lr, a longer optimizer.warmup_steps or optimizer.max_grad_norm may help"
+    )
 
 
 @torch.no_grad()

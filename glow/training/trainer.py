@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from glow.config import TrainRun
 from glow.data.read.manifest import Split
 from glow.parallel.agreement import check_agreement, first_given
-from glow.parallel.layout import Layout, microbatches
+from glow.parallel.layout import Layout
 from glow.parallel.tensors import local_gradients
 from glow.training.batch import TrainingBatch
 from glow.training.checkpoints.background import BackgroundSaver
@@ -24,7 +24,7 @@ from glow.training.checkpoints.manager import CheckpointManager
 from glow.training.checkpoints.reading import read_state, read_tensors
 from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
-from glow.training.diagnosis import TrainingDiverged, find_nonfinite
+from glow.training.diagnosis import TrainingDiverged, describe_divergence
 from glow.training.display import Display
 from glow.training.drift import Drift
 from glow.training.ema import EMA
@@ -55,9 +55,7 @@ class Trainer:
         accelerator: Of this process.
         data: The train split. Its checksum goes into checkpoints, so that a resumed run notices other data.
         scale: The unit in which losses are reported.
-
-    Attributes:
-        classes: The names of the classes, which go into checkpoints; None without classes.
+        classes: The names of the classes, which go into checkpoints too.
     """
 
     def __init__(
@@ -68,11 +66,11 @@ class Trainer:
         accelerator: Accelerator,
         data: Split | None = None,
         scale: Scale = BITS_PER_DIM,
+        classes: tuple[str, ...] | None = None,
     ) -> None:
         self.layout, self.model = layout, layout.model
         self.num_dims, self.scale = num_dims, scale
-        self.run, self.data = run, data
-        self.classes: tuple[str, ...] | None = None
+        self.run, self.data, self.classes = run, data, classes
         self.accelerator = accelerator
         self.bits_per_nat = 1 / (num_dims * math.log(2))
         self.optimizer = build_optimizer(self.model.parameters(), run.optimizer)
@@ -82,8 +80,7 @@ class Trainer:
         self.drift = Drift(self.model, run, accelerator)
         self.progress = Progress(accelerator, run.train.batch_size)
         self.skipped = Skipped(run, data.num_images if data else 0, is_reader=layout.placement.stage == 0)
-        self.step = 0
-        self.num_overflows = 0
+        self.step = self.num_overflows = 0
         self.best = math.inf
 
     @property
@@ -169,12 +166,10 @@ class Trainer:
         Returns:
             The loss of the global batch in bits/dim, the norm of its gradient, and the reason to stop, if any.
         """
-        train = self.run.train
-        inputs = [value.to(self.accelerator.device) for value in batch.inputs]
         loss_scale = self.loss_scale.scale if self.loss_scale else 1.0
-        scale = -self.bits_per_nat / train.batch_size
+        scale = loss_scale * (-self.bits_per_nat / self.run.train.batch_size)
         # Of the global batch: the sum over processes of what each returns.
-        total = self.layout.backward(inputs, train.microbatch_size or len(batch), loss_scale * scale) / loss_scale
+        total = self.layout.backward(*self._inputs(batch), scale) / loss_scale
         gradients = local_gradients(self.model.parameters())
         squared_norm = nn.utils.get_total_norm(gradients).double().square() / self.layout.num_copies
         reason = stop.reason() if stop else None
@@ -295,13 +290,11 @@ class Trainer:
         """Return a loss in bits/dim as the metric of a part of the data, in the unit of the reports."""
         return {f"{part}/{self.scale.key}": self.scale.of_loss(loss, self.num_dims)}
 
+    def _inputs(self, batch: TrainingBatch) -> tuple[list[Tensor], int]:
+        """Return what the model takes, and the size of its microbatches."""
+        inputs = [value.to(self.accelerator.device) for value in batch.inputs]
+        return inputs, self.run.train.microbatch_size or len(batch)
+
     def _diagnosis(self, batch: TrainingBatch, loss: float, norm: float) -> str:
-        """Describe where numbers ceased to be finite (a collective)."""
-        size = self.run.train.microbatch_size or len(batch)
-        parts = [part for part, _ in microbatches([v.to(self.accelerator.device) for v in batch.inputs], size)]
-        return (
-            f"step {self.step + 1}: loss {loss}, gradient norm {norm}, first seen in "
-            f"{find_nonfinite(self.layout, parts)}; nothing was updated. "
-            f"Last good checkpoint: {self.checkpoints.latest() or 'none yet'}. A lower optimizer.lr, a longer "
-            "optimizer.warmup_steps or optimizer.max_grad_norm may help"
-        )
+        place = describe_divergence(self.layout, *self._inputs(batch), self.checkpoints.latest())
+        return f"step {self.step + 1}: loss {loss}, gradient norm {norm}, {place}"
