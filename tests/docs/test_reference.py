@@ -27,7 +27,7 @@ def messages():
 def test_messages_of_the_page_are_in_the_code():
     code = "\n".join(literal_texts())
     assert len(messages()) > 40
-    parts = [part.strip(" ;") for message in messages() for part in message.split("...")]
+    parts = [part.strip(" ;,") for message in messages() for part in message.split("...")]
     assert [part for part in parts if part not in code] == []
 
 
