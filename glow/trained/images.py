@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from glow.data.prepare.decoding import ImageForm, decode
 from glow.data.read.batch import Batch
 from glow.data.read.loader import dequantization_noise
 from glow.evaluation.likelihood import Bound, score_batches
 from glow.models.glow import Glow
 from glow.models.images import dequantize, quantize
 from glow.sampling.groups import aligned_ranges, group_size
-from glow.sampling.images import Draw, sample_images
+from glow.sampling.images import Draw, number_of_class, sample_images
 
 Labels = Tensor | np.ndarray | Sequence[int] | None
 
@@ -27,6 +29,7 @@ class TrainedGlow:
     groups of one size, so that a result does not depend on how many there are. Results are tensors on the CPU.
 
         >>> model = glow.load("runs/digits")
+        >>> images = model.read_images(["a.png", "b.jpg"])
         >>> bits = model.bits_per_dim(images)
         >>> samples = model.sample(16, temperature=0.7)
         >>> z = model.encode(images)
@@ -34,16 +37,41 @@ class TrainedGlow:
 
     Attributes:
         glow: The model itself, a ``torch.nn.Module`` in eval mode; it computes on the device of its parameters.
+        classes: The names of its classes, in the order of their numbers; None if it has no classes, or no names.
     """
 
-    def __init__(self, glow: Glow) -> None:
+    def __init__(self, glow: Glow, classes: Sequence[str] | None = None) -> None:
         self.glow = glow.eval()
+        self.classes = classes
 
     def __repr__(self) -> str:
         """Say what kind of images the model is for."""
         shape = " x ".join(map(str, self.glow.image_shape))
         classes = f", {self.glow.num_classes} classes" if self.glow.num_classes else ""
         return f"TrainedGlow(images {shape}, {self.glow.config.num_bits} bits{classes})"
+
+    def read_images(self, paths: Sequence[str | Path]) -> Tensor:
+        """Read image files as this model takes them, uint8 0 to 255 ``[N, C, H, W]``.
+
+        They become what ``prepare --size --color`` makes of them: cropped at the centre and resized, in the colour of
+        the model, upright, and transparent pixels white.
+
+        Args:
+            paths: Files in a format that ``prepare`` reads, such as PNG and JPEG.
+
+        Raises:
+            OSError: when a file cannot be opened.
+            ValueError: when one is no image, or damaged; names it.
+        """
+        if isinstance(paths, str | Path):
+            raise ValueError(f"paths: {str(paths)!r} is one path; give a list, such as [{str(paths)!r}]")
+        channels, height, width = self.glow.image_shape
+        form = ImageForm(channels == 1, height, width, resizes=True, recolors=True)
+        images = torch.empty(len(paths), height, width, channels, dtype=torch.uint8)
+        for image, path in zip(images, paths, strict=True):
+            pixels = form.apply(str(path), decode(str(path), Path(path).read_bytes()))
+            image.copy_(torch.from_numpy(pixels.copy()).view_as(image))
+        return images.permute(0, 3, 1, 2).contiguous()
 
     def log_prob(
         self,
@@ -73,7 +101,7 @@ class TrainedGlow:
         most this. With the keys of a data set, these are the numbers that ``evaluate`` writes to per_image.csv.
 
         Args:
-            images: uint8 ``[N, C, H, W]``.
+            images: uint8, 0 to 255, ``[N, C, H, W]``.
             labels: Of a class-conditional model: the class of each image. Default: the class is unknown; the
                 probability of an image is the mean over equally likely classes.
             seed: Of the noise.
@@ -97,7 +125,7 @@ class TrainedGlow:
         *,
         temperature: float | Sequence[float] = 0.7,
         seed: int = 0,
-        label: int | None = None,
+        label: int | str | None = None,
         first_index: int = 0,
     ) -> Tensor:
         """Draw images, uint8 ``[count, C, H, W]``: those that ``sample`` writes, bit by bit.
@@ -106,15 +134,18 @@ class TrainedGlow:
             count: How many.
             temperature: What the latents are multiplied with: one number, or one a level, shallowest first.
             seed: Image i depends on the seed and i, and not on how many are drawn.
-            label: The class of all images. Default: the classes in turn.
+            label: The class of all images, by number or name. Default: the classes in turn.
             first_index: The i of the first image.
 
         Raises:
             ValueError: for a negative number, or a class or number of levels that the model does not have.
         """
-        if min(count, first_index, label or 0) < 0:
-            raise ValueError(f"count {count}, first_index {first_index}, label {label}: none may be negative")
-        batches = sample_images(self.glow, range(first_index, first_index + count), temperature, Draw(seed, label))
+        number = number_of_class(label, self.classes)
+        values = {"count": count, "first_index": first_index, "label": number or 0, "temperature": np.min(temperature)}
+        for name, value in values.items():
+            if not value >= 0:
+                raise ValueError(f"{name}: {value} is not allowed; give 0 or more")
+        batches = sample_images(self.glow, range(first_index, first_index + count), temperature, Draw(seed, number))
         return torch.cat([torch.empty(0, *self.glow.image_shape, dtype=torch.uint8), *batches])
 
     @torch.no_grad()
@@ -204,8 +235,8 @@ class TrainedGlow:
         shape = self.glow.image_shape
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.shape[1:] != shape:
             raise ValueError(
-                f"images: {_described(images)}, but this model takes a tensor or a numpy array, uint8 [N, C, H, W] "
-                f"with [C, H, W] = {list(shape)}"
+                f"images: {_described(images)}, but this model takes a tensor or a numpy array, uint8 (0 to 255) "
+                f"[N, C, H, W] with [C, H, W] = {list(shape)}; read_images reads files so"
             )
         return images.cpu()
 

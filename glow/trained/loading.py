@@ -12,7 +12,7 @@ from glow.trained.images import TrainedGlow
 from glow.trained.vectors import TrainedFlow
 from glow.training.checkpoints.manager import find_checkpoint
 from glow.training.checkpoints.models import load_flow, load_model
-from glow.training.checkpoints.reading import read_config
+from glow.training.checkpoints.reading import read_config, read_state
 
 
 def load(
@@ -39,9 +39,11 @@ def load(
     for name, value, allowed in (("which", which, ("latest", "best")), ("weights", weights, ("ema", "raw"))):
         if value not in allowed:
             raise ValueError(f"{name}: {value!r}; allowed are {' and '.join(map(repr, allowed))}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {device}, but torch finds no GPU here; give 'cpu', or leave it out")
     use_exact_float32()
     checkpoint = find_checkpoint(run, which, weights)
     if read_config(checkpoint).is_of_vectors:
         return TrainedFlow(load_flow(checkpoint, weights=weights).to(device))
-    return TrainedGlow(load_model(checkpoint, weights=weights).to(device))
+    return TrainedGlow(load_model(checkpoint, weights=weights).to(device), read_state(checkpoint).classes)

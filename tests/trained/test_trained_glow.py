@@ -16,7 +16,7 @@ import glow
 from glow.data.read.loader import dequantization_noise, eval_batches
 from glow.data.read.reader import SplitReader
 from glow.evaluation.likelihood import Bound, score_split
-from pipelines import evaluate, sample
+from pipelines import evaluate, prepare, sample
 
 ARCHIVE = Path(__file__).parent.parent / "compatibility" / "0.1.0.tar.gz"
 
@@ -67,6 +67,44 @@ def test_labels_of_a_class_conditional_model_are_given_or_unknown(root, batch):
     unknown = model.bits_per_dim(batch.images.numpy(), keys=batch.keys)
     expected = [float(row["bits_per_dim_without_label"]) for row in rows]
     assert unknown.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_files_are_read_as_the_prepare_stage_reads_them(tmp_path, small):
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(rng.integers(0, 256, (30, 20, 3), np.uint8)).save(tmp_path / "photos/a.jpg", exif=exif)
+    Image.fromarray(rng.integers(0, 256, (9, 16, 4), np.uint8)).save(tmp_path / "photos/b.png")
+    Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / "photos/c.png")
+    paths = sorted((tmp_path / "photos").iterdir())
+    for name, shape in (("rgb", (3, 8, 8)), ("grey", (1, 8, 12))):
+        size = f"[{shape[1]}, {shape[2]}]"
+        options = ["--size", size, "--color", name, "--output", str(tmp_path / name)]
+        prepare.main(["--source", str(tmp_path / "photos"), *options])
+        stored = next(eval_batches(SplitReader(tmp_path / name, "train"), 3, seed=0))
+        model = glow.TrainedGlow(glow.Glow(glow.ModelConfig(shape, 1, 1, 4)))
+        images = model.read_images(paths)
+        assert images.shape == (3, *shape)
+        expected = dict(zip(stored.keys, stored.images, strict=True))
+        assert all(torch.equal(image, expected[path.stem]) for image, path in zip(images, paths, strict=True))
+    (tmp_path / "d.png").write_bytes(b"no image")
+    model, _ = small
+    with pytest.raises(ValueError, match=r"d\.png: not an image in one of the formats"):
+        model.read_images([tmp_path / "d.png"])
+    with pytest.raises(ValueError, match=r"paths: 'd\.png' is one path; give a list"):
+        model.read_images("d.png")
+
+
+def test_class_is_given_by_its_name(root):
+    model = glow.load(root / "mixture")
+    assert model.classes is None  # made before names were kept
+    with pytest.raises(ValueError, match="holds no names of classes; give a number"):
+        model.sample(2, label="b")
+    named = glow.TrainedGlow(model.glow, [f"class {number}" for number in range(model.glow.num_classes)])
+    assert torch.equal(named.sample(2, label="class 1"), model.sample(2, label=1))
+    with pytest.raises(ValueError, match="label: 'b' is none of the classes, which are class 0, class 1"):
+        named.sample(2, label="b")
 
 
 def test_bits_per_dim_of_several_groups_are_those_of_a_split(dataset):
@@ -146,7 +184,10 @@ def test_latents_are_those_of_the_model(small):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((2, 3, 8, 8)), r"images: float64 \[2, 3, 8, 8\], but this model takes .* uint8 \[N, C, H, W\]"),
+        (
+            np.zeros((2, 3, 8, 8)),
+            r"images: float64 \[2, 3, 8, 8\], .* uint8 \(0 to 255\) \[N, C, H, W\]",
+        ),
         (np.zeros((3, 8, 8), np.uint8), r"images: uint8 \[3, 8, 8\], .* \[C, H, W\] = \[3, 8, 8\]"),
         (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), r"images: uint8 \[2, 8, 8, 3\]"),
         ([1, 2], "images: list"),
@@ -171,9 +212,9 @@ def test_arguments_that_do_not_fit_are_refused(root, batch, small):
     for wrong in (latents[:1], latents[::-1], [latents[0][:1], latents[1]]):
         with pytest.raises(ValueError, match="latents: shapes"):
             model.decode(wrong)
-    for arguments in ({"count": -1}, {"count": 1, "first_index": -1}, {"count": 1, "label": -1}):
-        with pytest.raises(ValueError, match="negative"):
-            model.sample(**arguments)
+    for wrong in ({"count": -1}, {"first_index": -1}, {"label": -1}, {"temperature": -0.5}, {"temperature": [1, -1]}):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}: -.* is not allowed; give 0 or more"):
+            model.sample(**{"count": 1} | wrong)
     with pytest.raises(ValueError, match="the model has no classes"):
         model.sample(1, label=0)
     with pytest.raises(ValueError, match="3 numbers for 2 levels"):
@@ -205,3 +246,6 @@ def test_the_checkpoint_is_chosen(root, batch, tmp_path):
         glow.load(root / "affine", weights="EMA")
     with pytest.raises(ValueError, match="no such checkpoint"):
         glow.load(root / "missing")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device: cuda, but torch finds no GPU here"):
+            glow.load(root / "affine", device="cuda")

@@ -122,8 +122,8 @@ class ImageForm:
         """Channels, height, width."""
         return (1 if self.is_grey else 3, self.height, self.width)
 
-    def encode(self, name: str, image: Image.Image) -> bytes:
-        """Return an image in this form as PNG.
+    def apply(self, name: str, image: Image.Image) -> np.ndarray:
+        """Return an image in this form, uint8 ``[H, W]`` or ``[H, W, 3]``.
 
         Raises:
             ImageError: when the image has another size or colour, and the options do not convert it.
@@ -143,9 +143,16 @@ class ImageForm:
         image = image.convert("L" if self.is_grey else "RGB")
         if self.resizes:
             image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.LANCZOS)
+        return np.asarray(image)
+
+    def encode(self, name: str, image: Image.Image) -> bytes:
+        """Return an image in this form as PNG, without the colour profile and transparency that it had.
+
+        Raises:
+            ImageError: as ``apply``.
+        """
         stream = io.BytesIO()
-        # A new image, because the old one would write its colour profile and transparency into the PNG.
-        Image.fromarray(np.asarray(image)).save(stream, "PNG")
+        Image.fromarray(self.apply(name, image)).save(stream, "PNG")
         return stream.getvalue()
 
 
