@@ -45,20 +45,25 @@ class Contestant:
 
     def train(self) -> None:
         """Make one step of the training."""
-        self.model.train()
+        self._set_training(True)
         self.trainer.train_step(next(self._batches))
 
     @torch.no_grad()
     def log_prob(self) -> Tensor | None:
         """Return the log-probabilities of the first batch."""
-        self.model.eval()
+        self._set_training(False)
         return self.trainer.layout.log_prob([value.to(self.trainer.accelerator.device) for value in self._first.inputs])
 
     @torch.no_grad()
     def sample(self, count: int) -> None:
         """Draw images."""
-        self.model.eval()
+        self._set_training(False)
         self.draw(count)
+
+    def _set_training(self, mode: bool) -> None:
+        """Set the mode once, as the stages do: a walk through all modules takes as long as a small layer."""
+        if self.model.training != mode:
+            self.model.train(mode)
 
     def memory(self) -> dict[str, int]:
         """Return ``held_bytes`` and ``peak_bytes``.

@@ -31,8 +31,9 @@ class Reusing(nn.Module):
         self._owned: list[dict[str, nn.Parameter | None]] = []
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, or eval mode."""
-        self._kept = {}
+        """Set training mode, or eval mode; without a change, all is kept."""
+        if mode != self.training:
+            self._kept = {}
         return super().train(mode)
 
     def forget(self) -> None:

@@ -62,7 +62,9 @@ def test_inverse_weight_is_kept_in_eval_mode_alone():
     with torch.no_grad():
         # In training mode nothing can be stale, whatever an optimiser does.
         assert conv.inverse_weight() is not conv.inverse_weight()
-        assert conv.eval().inverse_weight() is conv.inverse_weight()
+        kept = conv.eval().inverse_weight()
+        assert conv.eval().inverse_weight() is kept  # eval() where the mode is eval changes nothing
+        assert conv.train().eval().inverse_weight() is not kept
         conv.may_reuse = False
         assert conv.inverse_weight() is not conv.inverse_weight()
     conv.may_reuse = True
