@@ -8,7 +8,7 @@ from pathlib import Path
 from glow.cli import parse_config, run_stage
 from glow.config import ImportRun, TrainRun
 from glow.importing.rosinality import from_rosinality, read_state_dict
-from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.manager import CheckpointManager, check_output
 from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
 
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     checkpoints = CheckpointManager(output)
     if checkpoints.all():
         raise ValueError(f"{output}: holds checkpoints already; choose another --output")
+    check_output(output)
     model, tensors = from_rosinality(read_state_dict(config.path), config.image_size, config.num_bits)
     print(
         f"L {model.num_levels}, K {model.num_steps_per_level}, width {model.hidden_channels}, {model.coupling}, "

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_config(PrepareRun, argv, "prepare")
     dataset = find_prepared(config)
     if dataset is not None:
-        print("already prepared with these options; to prepare it again, remove it")
+        print("already prepared with these options; to prepare it again, give another --output")
     else:
         dataset = prepare(config)
     print(summary(dataset))

@@ -20,7 +20,7 @@ from glow.parallel.build import lay_out
 from glow.parallel.launching import build_accelerator
 from glow.parallel.placement import check_validation, place
 from glow.planning.tables import describe_training
-from glow.training.checkpoints.manager import CheckpointManager
+from glow.training.checkpoints.manager import CheckpointManager, check_output
 from glow.training.checkpoints.reading import read_state
 from glow.training.metrics import write_record
 from glow.training.resuming import changed_options, check_same_run
@@ -50,6 +50,8 @@ def train(task: Task, stop: StopRequest) -> None:
     check_agreement(flatten(config_to_dict(run)) | splits)
     if "validation" in task.splits:
         check_validation(run, task.splits["validation"].num_images, accelerator.num_processes)
+    if accelerator.is_main_process:
+        check_output(run.output)
     lock = locked(Path(run.output) / ".lock", run.output) if accelerator.is_main_process else nullcontext()
     with lock, dead_workers_in_one_line():
         train_locked(task, stop, accelerator)

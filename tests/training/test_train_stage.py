@@ -64,6 +64,19 @@ def test_two_trainings_in_one_run_directory_are_refused(dataset, tmp_path):
     train_stage.main(options(dataset, tmp_path, "--train.num_steps", "1"))
 
 
+def test_folder_of_something_else_is_refused_and_left_alone(dataset, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").touch()
+    with pytest.raises(ValueError, match=r"photos: exists and is not a run \(cat\.jpg is in it\); choose another"):
+        train_stage.main(options(dataset, tmp_path / "photos"))
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+    with pytest.raises(ValueError, match=r"cat\.jpg: is not a folder; choose another --output"):
+        train_stage.main(options(dataset, tmp_path / "photos/cat.jpg"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/slurm-7.out").touch()  # the log of the job does no harm
+    train_stage.main(options(dataset, tmp_path / "run", "--train.num_steps", "1"))
+
+
 def test_shift_beyond_the_image_is_refused(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"data\.shift: 8, but the images of .* are \[3, 8, 8\]"):
         train_stage.main(options(dataset, tmp_path, "--data.shift", "8"))

@@ -79,16 +79,16 @@ def find_prepared(config: PrepareRun) -> Dataset | None:
     if (target / PARTIAL / MANIFEST).is_file():  # of a run that was killed at its end: prepare finishes it
         return None
     if not (target / MANIFEST).is_file():
-        raise ValueError(f"{target}: exists and is not a data set; choose another --output or remove it")
+        raise ValueError(f"{target}: exists, and prepare did not make it; choose another --output")
     dataset = load_dataset(target)
     if dataset.preparation != preparation(config):
-        raise ValueError(f"{target}: holds a data set made with other options; choose another --output or remove it")
+        raise ValueError(f"{target}: holds a data set made with other options; choose another --output")
     for split in dataset.splits.values():
         for shard in split.shards:
             path = target / shard.path
             if not (path.is_file() and path.stat().st_size == shard.num_bytes and index_path(path).is_file()):
                 raise ValueError(
-                    f"{target}: damaged: {shard.path} or its index is missing or cut; remove it and run again"
+                    f"{target}: damaged: {shard.path} or its index is missing or cut; choose another --output"
                 )
     return dataset
 

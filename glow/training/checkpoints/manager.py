@@ -12,6 +12,8 @@ from glow.training.checkpoints.reading import CONFIG, STATE, STEP_PATTERN, read_
 from glow.training.checkpoints.writing import Snapshot, remove, write
 
 PARTIAL_PATTERN = re.compile(rf"{STEP_PATTERN.pattern}(\.old)?\.partial", re.ASCII)
+RUN_FILES = {"checkpoints", "config.yaml", "metrics.jsonl", "stop", "stopped.json"}
+LOG = re.compile(r"\.(log|out|err)$")  # what the output of a job may be written to
 
 
 class CheckpointManager:
@@ -57,8 +59,7 @@ class CheckpointManager:
             return path
         if damaged:
             raise ValueError(
-                f"{damaged[0][1]}, and of {len(damaged)} checkpoints none is intact; remove {self.directory} to begin "
-                "anew, or choose another output"
+                f"{damaged[0][1]}, and of {len(damaged)} checkpoints none is intact; choose another output"
             )
         return None
 
@@ -96,6 +97,18 @@ class CheckpointManager:
                 remove(path if path in remains else path.rename(path.with_suffix(".partial")))
             except OSError as error:
                 warnings.warn(f"{path}: cannot be removed: {error}; the next save tries it again", stacklevel=2)
+
+
+def check_output(run: str | Path) -> None:
+    """Raise a ValueError where something else than a run stands: a training would write its files among it."""
+    path = Path(run)
+    if path.is_dir():
+        names = {entry.name for entry in path.iterdir()}
+        strangers = {name for name in names if not name.startswith(".") and not LOG.search(name)} - {"lost+found"}
+        if strangers and not names & RUN_FILES:
+            raise ValueError(f"{run}: exists and is not a run ({min(strangers)} is in it); choose another --output")
+    elif os.path.lexists(path):
+        raise ValueError(f"{run}: is not a folder; choose another --output")
 
 
 def find_checkpoint(path: str | Path, which: str = "latest", weights: str = "ema") -> Path:

@@ -67,7 +67,10 @@ def test_same_options_again_are_no_work(pets, capsys):
     assert first.splitlines() == ["pets: 3 x 4 x 6, 2 classes; train 20 in 1 shard", pets.output]
     times = {path: path.stat().st_mtime_ns for path in Path(pets.output).iterdir()}
     main([*arguments[:-1], "1"])  # the number of workers is no difference
-    assert capsys.readouterr().out == "already prepared with these options; to prepare it again, remove it\n" + first
+    assert (
+        capsys.readouterr().out
+        == "already prepared with these options; to prepare it again, give another --output\n" + first
+    )
     assert {path: path.stat().st_mtime_ns for path in Path(pets.output).iterdir()} == times
 
 
@@ -81,7 +84,7 @@ def test_what_is_in_the_place_is_not_touched(pets):
     with pytest.raises(ValueError, match=r"pets: damaged: train-00001.tar"):
         prepare(pets)
     (Path(pets.output) / "dataset.json").unlink()
-    with pytest.raises(ValueError, match=r"pets: exists and is not a data set; choose another --output or remove it"):
+    with pytest.raises(ValueError, match=r"pets: exists, and prepare did not make it; choose another --output"):
         prepare(pets)
 
 
