@@ -13,10 +13,13 @@ import torch
 from glow.cli import parse_config, run_stage
 from glow.config import InferRun
 from glow.console import track
+from glow.evaluation.figures import png
 from glow.execution.precision import use_exact_float32
+from glow.files.writing import write_together
 from glow.inference.pictures import plot_posterior
 from glow.inference.posterior import Draws, describe, draw, noise_batches
 from glow.inference.targets import Target
+from glow.sampling.files import npy
 from glow.training.checkpoints.manager import find_checkpoint
 from glow.training.checkpoints.models import load_flow
 from glow.training.checkpoints.reading import read_state
@@ -59,14 +62,11 @@ def report(checkpoint: Path, target: Target, config: InferRun) -> Path:
         "dtype": "float64",
         **describe(draws, target),
     }
-    output.mkdir(parents=True, exist_ok=True)
-    # Written last: where posterior.json is, the report is complete.
-    path, partial = output / "posterior.json", output / "posterior.json.partial"
-    path.unlink(missing_ok=True)
-    np.save(output / "samples.npy", draws.samples.astype(np.float32))
-    plot_posterior(draws, flow, target).savefig(output / "posterior.png", dpi=120)
-    partial.write_text(json.dumps(described, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    write_together({
+        output / "samples.npy": npy(draws.samples.astype(np.float32)),
+        output / "posterior.png": png(plot_posterior(draws, flow, target)),
+        output / "posterior.json": json.dumps(described, indent=1, allow_nan=False) + "\n",
+    })  # fmt: skip
     say(draws, described)
     print(output)
     return output

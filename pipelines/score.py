@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from glow.cli import parse_config, run_stage
-from glow.config import ScoreRun
+from glow.config import ScoreRun, options_suffix
 from glow.data.prepare.opening import Place, open_images
 from glow.evaluation.anomaly import CODES, shortest_codes
 from glow.evaluation.anomaly_report import ScoredSet, summary_text, write_scores
@@ -23,6 +23,9 @@ from glow.training.checkpoints.manager import find_checkpoint, run_directory
 from glow.training.checkpoints.models import load_model
 from glow.training.checkpoints.reading import checkpoint_facts, read_config
 
+# Options that change the results.
+RESULTS = ("weights", "outliers", "reference", "num_images", "size", "color", "seed")
+
 
 def main(argv: Sequence[str] | None = None) -> Path | None:
     """Score every image of the data and of the outliers once, write the scores; return their directory.
@@ -32,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     config = parse_config(ScoreRun, argv, "score")
     checkpoint = find_checkpoint(config.checkpoint, config.which, config.weights)
     model = load_model(checkpoint, weights=config.weights)
-    data = Place.of(config.data, config.split, "test")
+    data = Place.of(config.data, config.split, "test") if config.split else Place.parse(config.data, "test")
     places = ScoredPlaces.find(data, config.outliers, config.reference, read_config(checkpoint).data.path)
     if (config.size or config.color != "keep") and all(place.split for place in places.all):
         raise ValueError("size, color: leave them out; all these images are prepared already")
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     sets = [ScoredSet.of(described[place], likelihoods[place], codes[place], typical.mean) for place in places.scored]
     facts = measurement_facts(model, bound, checkpoint_facts(checkpoint, config.weights), config.weights)
     facts |= {"codes": CODES, "reference": {**described[places.reference], "bits_per_dim": asdict(typical)}}
-    name = f"step-{facts['checkpoint']['step']:08d}-{data.split or data.name}"
+    name = f"step-{facts['checkpoint']['step']:08d}-{data.split or data.name}{options_suffix(config, RESULTS)}"
     output = Path(config.output or run_directory(checkpoint) / "scores" / name)
     print(summary_text(write_scores(output, sets[0], sets[1:], facts)))
     print(output)

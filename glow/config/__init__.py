@@ -3,6 +3,7 @@
 from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
 from glow.config.fields import config_to_dict, flatten, require
 from glow.config.model import FlowConfig, ModelConfig
+from glow.config.naming import options_suffix, path_part
 from glow.config.policy import LearnerConfig, PolicyRun
 from glow.config.stages import (
     MAX_PIXELS,
@@ -51,5 +52,7 @@ __all__ = [
     "VectorDataConfig",
     "config_to_dict",
     "flatten",
+    "options_suffix",
+    "path_part",
     "require",
 ]

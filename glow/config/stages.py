@@ -90,7 +90,8 @@ class SampleRun(CheckpointChoice):
     """Temperatures: one, or a list as in '[0, 0.7]'. The temperature is the standard deviation of the latents. 1
     samples the model itself, lower values give less varied images, and 0 decodes the mean."""
     num_images: int = 64
-    """Number of images for each temperature."""
+    """Number of images for each temperature. Where the classes take turns, the grid shows whole rows, one for each
+    class."""
     num_points: int = 10_000
     """For a flow of vectors: number of vectors to draw."""
     num_kl_points: int = 100_000
@@ -103,7 +104,8 @@ class SampleRun(CheckpointChoice):
     batch_size: int = 64
     """Images to draw at a time. It changes speed and memory, not the images."""
     output: str | None = None
-    """Directory to write. Default: samples/step-N in the run directory."""
+    """Directory to write. Default: samples/step-N in the run directory. Weights, seed and label are added to this name
+    where they are not the defaults."""
     label: int | str | None = None
     """For a class_conditional model: class to draw, by its number or its name. Default: all classes in turn, one row of
     the grid for each."""
@@ -159,11 +161,16 @@ class EvaluateRun(CheckpointChoice):
     baselines: bool = True
     """Also measure two simple densities fitted to the train split: a Gaussian with full covariance, and a histogram of
     each pixel."""
+    num_images: int | None = None
+    """Number of images to measure, from the beginning of the split. Default: all."""
     output: str | None = None
-    """Directory to write. Default: report/step-N-SPLIT in the run directory."""
+    """Directory to write. Default: report/step-N-SPLIT in the run directory. Options that change the results are added
+    to this name."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        is_positive = self.num_images is None or self.num_images >= 1
+        require(is_positive, "num_images", self.num_images, "give 1 or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
         require(self.num_noise_samples >= 1, "num_noise_samples", self.num_noise_samples, "give 1 or more")
         require(self.seed >= 0, "seed", self.seed, "give 0 or more")
@@ -178,7 +185,7 @@ class ScoreRun(CheckpointChoice):
     """
 
     data: str
-    """Images to score: a prepared data set, or a source that prepare accepts."""
+    """Images to score: a prepared data set, as DATA or DATA:SPLIT, or a source that prepare accepts."""
     split: str | None = None
     """Split of data to score, if data is a prepared data set. Default: test."""
     outliers: list[str] = field(default_factory=list)
@@ -201,7 +208,7 @@ class ScoreRun(CheckpointChoice):
     """Seed of the dequantisation noise. The noise of an image depends on the seed and the image's key alone."""
     output: str | None = None
     """Directory to write. Default: scores/step-N-SPLIT in the run directory, or scores/step-N-NAME for a folder
-    NAME."""
+    NAME. Options that change the scores are added to this name."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -14,9 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from glow.evaluation.anomaly import SCORES, AnomalyScore, Auroc, Code
-from glow.evaluation.figures import BLUE, ORANGE
+from glow.evaluation.figures import BLUE, ORANGE, png
 from glow.evaluation.likelihood import Estimate, ImageScore
-from glow.files.writing import to_utf8
+from glow.evaluation.table import cell
+from glow.files.writing import to_utf8, write_together
 
 NUM_BINS = 40
 
@@ -66,15 +67,11 @@ def write_scores(
         for other in outliers
     ]
     summary = {**facts, "data": data.summarize(), "outliers": compared}
-    # Nothing is written before there is everything to write.
-    contents = {
-        "scores.csv": to_utf8(_csv([data, *outliers])),
-        "scores.png": _png(_histograms(data, outliers)),
-        "scores.json": to_utf8(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"),
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        (directory / name).write_bytes(content)
+    write_together({
+        directory / "scores.csv": _csv([data, *outliers]),
+        directory / "scores.png": png(_histograms(data, outliers), 100),
+        directory / "scores.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    })  # fmt: skip
     return summary
 
 
@@ -100,7 +97,7 @@ def _csv(sets: Sequence[ScoredSet]) -> str:
     for scored in sets:
         for image in scored.scores:
             numbers = [*(getattr(image, score) for score in SCORES), image.code.bits_per_dim]
-            writer.writerow([scored.name, image.key, *map(repr, numbers), image.code.name])
+            writer.writerow([cell(scored.name), cell(image.key), *map(repr, numbers), image.code.name])
     return stream.getvalue()
 
 
@@ -137,9 +134,3 @@ def _shown(values: np.ndarray) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     margin = 1.5 * (high - low) + 1e-3
     return low - margin, high + margin
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100)
-    return stream.getvalue()

@@ -27,13 +27,14 @@ class Baseline:
     reason: str = ""
 
 
-def fit_baselines(reader: SplitReader, num_bits: int, seed: int) -> list[Baseline]:
+def fit_baselines(reader: SplitReader, num_bits: int, seed: int, num_images: int | None = None) -> list[Baseline]:
     """Fit the baselines to the train split of a data set, and measure them on a split of it.
 
     Args:
         reader: The split to measure.
         num_bits: Bit depth of the model.
         seed: Of the dequantisation noise; that of the measured split is draw 0 of an evaluation.
+        num_images: How many images to measure, from the beginning of the split; None for all.
     """
     train = SplitReader(reader.directory, "train")
     train.verify()
@@ -44,19 +45,19 @@ def fit_baselines(reader: SplitReader, num_bits: int, seed: int) -> list[Baselin
         gaussian = Baseline("Gaussian", None, f"only {len(train)} training images for {num_dims} dimensions")
     else:
         fitted = GaussianBaseline(_batches(train, "Gaussian", seed), num_bits)
-        gaussian = _measure("Gaussian", fitted.bits_per_dim, _batches(reader, "Gaussian", seed))
+        gaussian = _measure("Gaussian", fitted.bits_per_dim, _batches(reader, "Gaussian", seed, num_images))
     histogram = HistogramBaseline(_batches(train, "histogram", seed), num_bits, num_dims)
     name = "histogram of each pixel"
-    return [gaussian, _measure(name, histogram.bits_per_dim, _batches(reader, "histogram", seed))]
+    return [gaussian, _measure(name, histogram.bits_per_dim, _batches(reader, "histogram", seed, num_images))]
 
 
 def _measure(name: str, bits_per_dim: Callable[[Batch], np.ndarray], batches: Iterable[Batch]) -> Baseline:
     return Baseline(name, np.concatenate([bits_per_dim(batch) for batch in batches]).tolist())
 
 
-def _batches(split: SplitReader, title: str, seed: int) -> Iterable[Batch]:
-    total = -(-len(split) // BATCH_SIZE)
-    return track(eval_batches(split, BATCH_SIZE, seed), total, "batch", title)
+def _batches(split: SplitReader, title: str, seed: int, num_images: int | None = None) -> Iterable[Batch]:
+    total = -(-min(len(split), num_images or len(split)) // BATCH_SIZE)
+    return track(eval_batches(split, BATCH_SIZE, seed, num_images=num_images), total, "batch", title)
 
 
 class GaussianBaseline:

@@ -34,6 +34,18 @@ def measurement_facts(model: Glow, bound: Bound, checkpoint: Mapping[str, Any], 
     }
 
 
+def model_facts(model: Glow) -> dict[str, Any]:
+    """Return the size of a model, in the words of the paper: L levels of K steps, and the width of the networks."""
+    return {
+        "num_levels": model.config.num_levels,
+        "num_steps_per_level": model.config.num_steps_per_level,
+        "hidden_channels": model.config.hidden_channels,
+        "coupling": model.config.coupling,
+        "permutation": model.config.permutation,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
 def dataset_facts(reader: SplitReader, split: str | None) -> dict[str, Any]:
     """Return which images were measured.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -69,16 +70,18 @@ def plot_training_curve(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     axes = figure.add_subplot()
     shown: list[float] = []
     for name, color in (("train", GREY), ("validation", BLUE)):
-        points = [(m["step"], m[f"{name}/bits_per_dim"]) for m in metrics if f"{name}/bits_per_dim" in m]
+        points = [(m["step"], m.get(f"{name}/bits_per_dim")) for m in metrics]
+        points = [(step, value) for step, value in points if isinstance(value, int | float) and math.isfinite(value)]
         if points:
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, color=color, label=name, marker="o" if name == "validation" else "", markersize=3)
             shown += values
     # The first values are much higher than all others.
-    low, high = min(shown), float(np.quantile(shown, 0.95))
-    axes.set_ylim(low - 0.05 * (high - low + 0.1), high + 0.1 * (high - low + 0.1))
+    if shown:
+        low, high = min(shown), float(np.quantile(shown, 0.95))
+        axes.set_ylim(low - 0.05 * (high - low + 0.1), high + 0.1 * (high - low + 0.1))
+        axes.legend(frameon=False)
     axes.set(xlabel="step", ylabel="bits/dim")
-    axes.legend(frameon=False)
     return _plain(figure)
 
 
@@ -86,6 +89,13 @@ def _plain(figure: Figure) -> Figure:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """Return a figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
 
 
 def svg(figure: Figure) -> bytes:

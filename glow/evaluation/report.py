@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import datetime
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,16 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from glow.data.read.reader import SplitReader
 from glow.evaluation.baselines import Baseline
 from glow.evaluation.classes import marginal_bits_per_dim, reliability, summarize_classes
 from glow.evaluation.figures import plot_histogram, plot_levels, plot_reliability, plot_training_curve, svg
 from glow.evaluation.likelihood import Estimate, ImageScore
-from glow.files.writing import to_utf8
+from glow.evaluation.table import cell
+from glow.files.writing import write_together
+from glow.sampling.images import image_grid
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Evaluation:
         facts: What was measured, and how: the entries of bpd.json that are not computed from the scores.
         baselines: Simple densities to compare with.
         extremes: Images (uint8 ``[H, W, 3]`` or ``[H, W]``) of the most and least likely, by key.
-        grids: Sample grids by caption, as PNG files.
+        grids: Grids of real images and of samples by caption: PNG, or PNG files.
         metrics: Lines of metrics.jsonl.
     """
 
@@ -42,7 +46,7 @@ class Evaluation:
     facts: Mapping[str, Any]
     baselines: Sequence[Baseline] = ()
     extremes: Mapping[str, np.ndarray] = field(default_factory=dict)
-    grids: Mapping[str, Path] = field(default_factory=dict)
+    grids: Mapping[str, bytes | Path] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
 
 
@@ -67,6 +71,11 @@ def extreme_images(reader: SplitReader, scores: Sequence[ImageScore]) -> dict[st
             image = reader.decode(reader.read([number])[number])
             images[score.key] = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     return images
+
+
+def real_grid(images: Tensor) -> bytes:
+    """Return uint8 images ``[N, C, H, W]`` as a PNG, arranged and enlarged as the grids of samples are."""
+    return _png(image_grid(images))
 
 
 def headline(summary: Mapping[str, Any]) -> str:
@@ -116,30 +125,47 @@ def _compare(values: np.ndarray, baseline: Baseline) -> dict[str, Any]:
 
 def write_report(directory: Path, evaluation: Evaluation) -> dict[str, Any]:
     """Write the three files; return the content of bpd.json."""
-    directory.mkdir(parents=True, exist_ok=True)
     summary = summarize(evaluation)
-    _write_csv(directory / "per_image.csv", evaluation)
-    (directory / "report.html").write_bytes(to_utf8(_render(evaluation, summary)))
-    (directory / "bpd.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_together({
+        directory / "per_image.csv": _csv(evaluation),
+        directory / "report.html": _render(evaluation, summary),
+        directory / "bpd.json": json.dumps(summary, indent=1) + "\n",
+    })  # fmt: skip
     return summary
 
 
-def _write_csv(path: Path, evaluation: Evaluation) -> None:
+def verdict(summary: Mapping[str, Any]) -> str:
+    """Return what a valid bpd.json means, in one sentence: whether the model is better than the baselines."""
+    measured = {name: each for name, each in summary["baselines"].items() if each["bits_per_dim"] is not None}
+    if not measured:
+        return "No baseline was measured, so there is nothing to compare with."
+    name, best = min(measured.items(), key=lambda item: item[1]["bits_per_dim"])
+    difference, error = best["model_minus_baseline"], best["standard_error"]
+    by = f"{abs(difference):.3f} bits/dim"
+    if error is None or abs(difference) <= 2 * error:
+        return f"These images do not tell whether the model is better than the best baseline ({name}): measure more."
+    if difference > 0:
+        return f"Warning: a simple baseline ({name}) is better by {by}; train longer, or a larger model."
+    return f"The model is better than the best baseline ({name}) by {by}."
+
+
+def _csv(evaluation: Evaluation) -> str:
     num_levels = len(evaluation.scores[0].parts) - 1
     baselines = [baseline for baseline in evaluation.baselines if baseline.bits_per_dim is not None]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        levels = [f"level_{level + 1}" for level in range(num_levels)]
-        classes = ["bits_per_dim_without_label", "predicted"] if evaluation.scores[0].log_prob_by_class else []
-        names = [*levels, *(baseline.name for baseline in baselines), *classes]
-        writer.writerow(["key", "label", "bits_per_dim", "dequantisation", *names])
-        for row, score in enumerate(evaluation.scores):
-            others = [repr(float((baseline.bits_per_dim or [])[row])) for baseline in baselines]
-            label = "" if score.label is None else score.label
-            if classes:
-                marginal = marginal_bits_per_dim(score, evaluation.facts["num_dims"])
-                others += [repr(marginal), str(int(np.argmax(score.log_prob_by_class)))]
-            writer.writerow([score.key, label, repr(score.bits_per_dim), *map(repr, score.parts), *others])
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    levels = [f"level_{level + 1}" for level in range(num_levels)]
+    classes = ["bits_per_dim_without_label", "predicted"] if evaluation.scores[0].log_prob_by_class else []
+    names = [*levels, *(baseline.name for baseline in baselines), *classes]
+    writer.writerow(["key", "label", "bits_per_dim", "dequantisation", *names])
+    for row, score in enumerate(evaluation.scores):
+        others = [repr(float((baseline.bits_per_dim or [])[row])) for baseline in baselines]
+        label = "" if score.label is None else score.label
+        if classes:
+            marginal = marginal_bits_per_dim(score, evaluation.facts["num_dims"])
+            others += [repr(marginal), str(int(np.argmax(score.log_prob_by_class)))]
+        writer.writerow([cell(score.key), label, repr(score.bits_per_dim), *map(repr, score.parts), *others])
+    return stream.getvalue()
 
 
 def _render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
@@ -156,11 +182,16 @@ def _render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
         plots["training"] = _picture(plot_training_curve(evaluation.metrics))
     return template.render(
         summary=summary,
+        verdict=verdict(summary) if summary["valid"] else "",
+        date=datetime.date.today().isoformat(),
         plots=plots,
         most=most,
         least=least,
         pictures={key: _data_url(_png(image), "image/png") for key, image in evaluation.extremes.items()},
-        grids={caption: _data_url(path.read_bytes(), "image/png") for caption, path in evaluation.grids.items()},
+        grids={
+            caption: _data_url(grid.read_bytes() if isinstance(grid, Path) else grid, "image/png")
+            for caption, grid in evaluation.grids.items()
+        },
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -12,12 +14,35 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: when it cannot be written; names the file.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, str | bytes]) -> None:
+    """Write files that belong together as ``write_whole`` does; the last one vouches for the others.
+
+    Earlier files stay until all new ones are on the disk. Then the earlier last one goes first, and the new one comes
+    last: where it is, all files are of one time.
+
+    Raises:
+        OSError: when one cannot be written; names the file. The earlier files are as they were.
+    """
+    partials = {path: path.with_name(f"{path.name}.partial") for path in contents}
+    last = [*contents][-1]
+    path = last
     try:
-        partial.write_bytes(to_utf8(content) if isinstance(content, str) else content)
-        sync(partial)
-        partial.replace(path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partials[path].write_bytes(to_utf8(content) if isinstance(content, str) else content)
+            sync(partials[path])
+        if len(contents) > 1:
+            path = last
+            last.unlink(missing_ok=True)
+        for path, partial in partials.items():
+            partial.replace(path)
     except OSError as error:
+        for partial in partials.values():
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

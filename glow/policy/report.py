@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from glow.evaluation.figures import BLUE, GREY, ORANGE
+from glow.evaluation.figures import BLUE, GREY, ORANGE, png
+from glow.files.writing import write_together
 from glow.policy.environment import Environment
 from glow.policy.exact import BestPolicy, action_grid, divergence, grid, integrate
 from glow.policy.measuring import Episodes, play
@@ -110,13 +110,8 @@ def write_report(output: Path, shown_seed: int, trained: Sequence[Trained]) -> d
     for task in dict.fromkeys(one.environment.name for one in trained):
         group = [one for one in trained if one.environment.name == task and one.seed == shown_seed]
         pictures[f"density-{task}.png"] = plot_densities(group)
-    for name, figure in pictures.items():
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=110)
-        (output / name).write_bytes(stream.getvalue())
-    partial = output / "policy.json.partial"
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    partial.replace(output / "policy.json")
+    written = {output / name: png(figure, 110) for name, figure in pictures.items()}
+    write_together({**written, output / "policy.json": json.dumps(content, indent=1, allow_nan=False) + "\n"})
     return content
 
 

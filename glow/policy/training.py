@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from glow.config import PolicyRun, config_to_dict, flatten
 from glow.console import track
+from glow.files.writing import write_whole
 from glow.policy.environment import ENVIRONMENTS
 from glow.policy.exact import BestPolicy
 from glow.policy.report import Trained
@@ -31,9 +32,7 @@ def begin(run: PolicyRun, output: Path) -> None:
     path, options = output / "config.yaml", config_to_dict(run)
     if not path.exists():
         write_environment(output, torch.device("cpu"), 1)
-        partial = output / "config.yaml.partial"
-        partial.write_text(yaml.safe_dump(options, sort_keys=False))
-        partial.replace(path)
+        write_whole(path, yaml.safe_dump(options, sort_keys=False))
     earlier, now = (flatten(values) for values in (yaml.safe_load(path.read_text()), options))
     for name, value in now.items():
         if earlier.get(name) != value and name != "output":

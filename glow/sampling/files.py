@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from glow.sampling.images import Draw, image_grid
+from glow.files.limits import JSON_BYTES
+from glow.files.reading import parse_json, read_file
+from glow.files.schema import from_plain
+from glow.files.writing import write_whole
+from glow.sampling.images import Draw, image_grid, name_rows
 
 DESCRIPTION = "samples.json"
 
@@ -90,20 +95,42 @@ class SingleImages:
         return [self._folder(temperature) / f"{index:08d}.png" for index in self.indices]
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What a report takes from samples.json."""
+
+    weights: str
+    label: int | str | None
+    temperatures: list[float]
+
+
 def remove_grids(directory: Path) -> None:
     """Remove samples.json and the grids that it describes: it goes first, and comes last when they are written."""
     for path in [directory / DESCRIPTION, *directory.glob("grid-t*.png")]:
         path.unlink(missing_ok=True)
 
 
-def write_grid(directory: Path, images: Tensor, temperature: float, num_rows: int) -> None:
-    """Write the grid of one temperature; images and rows as in ``image_grid``."""
-    Image.fromarray(image_grid(images, num_rows)).save(_grid(directory, temperature))
+def write_grid(
+    directory: Path, images: Tensor, temperature: float, draw: Draw, num_classes: int, names: Sequence[str] | None
+) -> None:
+    """Write the grid of one temperature; where the classes take turns, a row for each, with its name if it has one."""
+    num_rows = draw.num_rows(num_classes, len(images))
+    grid = image_grid(draw.shown(images, num_classes, temperature), num_rows)
+    content = io.BytesIO()
+    Image.fromarray(name_rows(grid, names) if num_rows and names else grid).save(content, "PNG")
+    write_whole(_grid(directory, temperature), content.getvalue())
 
 
 def write_description(directory: Path, description: Mapping[str, Any]) -> None:
     """Write samples.json."""
-    (directory / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n")
+    write_whole(directory / DESCRIPTION, json.dumps(description, indent=1, allow_nan=False) + "\n")
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return an array as the content of a .npy file."""
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
 
 
 def find_grids(directory: Path, weights: str) -> dict[str, Path]:
@@ -111,11 +138,13 @@ def find_grids(directory: Path, weights: str) -> dict[str, Path]:
     path = directory / DESCRIPTION
     if not path.is_file():
         return {}
-    described = json.loads(path.read_text())
-    if described["weights"] != weights:
+    content = from_plain(dict[str, Any], parse_json(read_file(path, JSON_BYTES), str(path)), str(path))
+    known = {field.name: content[field.name] for field in fields(_Drawn) if field.name in content}
+    described = from_plain(_Drawn, known, str(path))
+    if described.weights != weights:
         return {}
-    label = "" if described["label"] is None else f", class {described['label']}"
-    grids = {f"temperature {t:.2f}{label}": _grid(directory, t) for t in described["temperatures"]}
+    label = "" if described.label is None else f", class {described.label}"
+    grids = {f"temperature {t:.2f}{label}": _grid(directory, t) for t in described.temperatures}
     return {caption: grid for caption, grid in grids.items() if grid.is_file()}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -19,6 +20,7 @@ from glow.randomness import generator
 from glow.sampling.groups import aligned_ranges, group_size
 
 MAX_SHOWN = 20  # names of classes in an error
+MAX_NAME = 24  # letters of a name beside a grid
 
 
 def latent_noise(seed: int, index: int, num_dims: int) -> np.ndarray:
@@ -37,9 +39,14 @@ class Draw:
         """Return the class of image ``index``; 0 for a model without classes."""
         return index % max(1, num_classes) if self.label is None else self.label
 
-    def num_rows(self, num_classes: int) -> int:
+    def num_rows(self, num_classes: int, num_images: int) -> int:
         """Return the rows of a grid: one for each class if the classes take turns; 0 for any number of rows."""
-        return num_classes if self.label is None else 0
+        return num_classes if self.label is None and num_images >= num_classes else 0
+
+    def shown(self, images: Tensor, num_classes: int, temperature: float) -> Tensor:
+        """Return the images of a grid: whole rows of classes; at temperature 0, where all are alike, one of each."""
+        classes = max(1, self.num_rows(num_classes, len(images)))
+        return images[:classes] if temperature == 0 else images[: len(images) - len(images) % classes]
 
     def check(self, num_classes: int) -> None:
         """Raise a ValueError if a model with so many classes does not have this one."""
@@ -124,3 +131,15 @@ def image_grid(images: Tensor, num_rows: int = 0) -> np.ndarray:
     num_columns = len(images) // num_rows if num_rows else math.ceil(math.sqrt(len(images)))
     grid = make_grid(images, nrow=num_columns, padding=max(1, factor // 2), pad_value=127)
     return grid.permute(1, 2, 0).numpy()
+
+
+def name_rows(grid: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Write the name of each row beside a grid, uint8 ``[H, W, 3]``."""
+    height = len(grid) / len(names)
+    font = ImageFont.load_default(max(8, min(16, int(0.6 * height))))
+    shown = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names]
+    width = math.ceil(max(font.getlength(name) for name in shown)) + 8
+    margin = Image.new("RGB", (width, len(grid)), "white")
+    for number, name in enumerate(shown):
+        ImageDraw.Draw(margin).text((width - 4, (number + 0.5) * height), name, "black", font, anchor="rm")
+    return np.concatenate([np.asarray(margin), grid], axis=1)

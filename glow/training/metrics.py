@@ -24,6 +24,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 import glow
 from glow.config import TrainRun, config_to_dict
+from glow.files.limits import METRICS_BYTES
+from glow.files.reading import parse_json, read_file
+from glow.files.writing import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -59,10 +62,7 @@ class MetricsLog:
         self.path = Path(run) / METRICS_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
-        partial = self.path.with_suffix(".partial")
-        with self._writing():
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept if start_step))
-        partial.replace(self.path)
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept if start_step))
         self._file = self.path.open("a", buffering=1)
         # purge_step hides the values that an interrupted run wrote after its checkpoint.
         self._board = SummaryWriter(_name_for_tensorboard(Path(run) / "tensorboard"), purge_step=start_step + 1)
@@ -124,37 +124,48 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
         ValueError: when another line is damaged.
     """
     path = Path(run) / METRICS_FILE
-    lines = path.read_text().splitlines() if path.is_file() else []
+    if not os.path.lexists(path):
+        return []
+    lines = read_file(path, METRICS_BYTES).decode(errors="replace").splitlines()
     parsed = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(lines, 1):
         try:
-            values = json.loads(line)
-            parsed.append({"step": values["step"], **values})
-        except (ValueError, TypeError, KeyError) as error:
-            if number < len(lines) - 1:
-                raise ValueError(f"{path}: line {number + 1} is not a JSON object with a step") from error
+            parsed.append(_parse_line(line, f"{path}: line {number}"))
+        except ValueError:
+            if number < len(lines):
+                raise
     return parsed
+
+
+def _parse_line(line: str, name: str) -> dict[str, Any]:
+    values = parse_json(line, name)
+    if not isinstance(values, dict) or type(values.get("step")) is not int:
+        raise ValueError(f"{name} is not a JSON object with a step")
+    for key, value in values.items():
+        is_number = type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+        if not (is_number or (isinstance(value, list) and all(isinstance(item, str) for item in value))):
+            raise ValueError(f"{name}: {key} is neither a number nor a list of texts")
+    return {"step": values["step"], **values}
 
 
 def write_record(run: TrainRun, device: torch.device, num_processes: int) -> None:
     """Write config.yaml and environment.json."""
     output = Path(run.output)
     write_environment(output, device, num_processes)
-    (output / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run), sort_keys=False))
+    write_whole(output / "config.yaml", yaml.safe_dump(config_to_dict(run), sort_keys=False))
 
 
 def write_environment(run: str | Path, device: torch.device, num_processes: int) -> None:
     """Write environment.json."""
     path = Path(run) / "environment.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(describe_environment(device, num_processes), indent=1) + "\n")
+    write_whole(path, json.dumps(describe_environment(device, num_processes), indent=1) + "\n")
 
 
 def describe_environment(device: torch.device, num_processes: int) -> dict[str, Any]:
     """Return commit, versions, host, device, command line."""
     packages = ("torch", "torchvision", "accelerate", "numpy")
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": {"glow": glow.__version__} | {name: importlib.metadata.version(name) for name in packages},
         "host": platform.node(),
@@ -164,7 +175,7 @@ def describe_environment(device: torch.device, num_processes: int) -> dict[str, 
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Return the commit of the code; None outside of a repository, or where git is not installed."""
     if shutil.which("git") is None:
         return None

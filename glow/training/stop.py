@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from glow.files.writing import write_whole
+
 STOP_FILE = "stop"
 STOPPED_FILE = "stopped.json"
 INTERRUPT = signal.SIGINT.name
@@ -129,9 +131,7 @@ def forget_stop(run: str | Path) -> None:
 
 def record_stop(run: str | Path, step: int, reason: str) -> None:
     """Write stopped.json, which tells a job script to continue the run, and remove the stop file."""
-    partial = Path(run) / f"{STOPPED_FILE}.partial"
-    partial.write_text(json.dumps({"step": step, "reason": reason}) + "\n")
-    partial.replace(Path(run) / STOPPED_FILE)
+    write_whole(Path(run) / STOPPED_FILE, json.dumps({"step": step, "reason": reason}) + "\n")
     remove_stop_file(run)
 
 

@@ -149,7 +149,14 @@ def test_grid_has_a_row_for_each_class(run, tmp_path):
     arguments = ["--checkpoint", str(run), "--temperatures", "0.7", "--num_images", "7", "--output", str(output)]
     sample_stage.main(arguments)
     grid = np.asarray(Image.open(output / "grid-t0.70.png")).astype(float)
-    rows = np.array_split(grid, 2)
+    images = torch.cat(list(sample_images(load_model(run), range(6), 0.7, Draw(0))))  # whole rows: three columns
+    pictures = image_grid(images, num_rows=2)
+    names = grid[:, : -pictures.shape[1]]
+    assert np.array_equal(grid[:, -pictures.shape[1] :], pictures)
+    for row in np.array_split(names, 2):  # black letters, "bright" and "dark"
+        assert row.min() < 50
+        assert (row == 255).mean() > 0.5
+    rows = np.array_split(pictures.astype(float), 2)
     labelled = json.loads((output / "samples.json").read_text())
     assert labelled["label"] is None
     assert abs(rows[0].mean() - rows[1].mean()) > 30

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import json
 import math
 import shutil
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_ranks, tiny_config, tiny_glow, write_images
+from PIL import Image
 from saved_runs import save_moved_run
 
+import glow
 from glow.config import PrepareRun, TrainRun
 from glow.data.prepare.writer import prepare
 from glow.data.read.reader import SplitReader
 from glow.evaluation.likelihood import Estimate
+from glow.evaluation.report import verdict
 from glow.training.checkpoints.manager import CheckpointManager
 from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
@@ -79,7 +83,69 @@ def test_report_says_what_was_measured(run, dataset, tmp_path):
     assert f"{summary['bits_per_dim']:.4f} ± {summary['standard_error']:.4f}" in html
     assert "temperature 0.70" in html
     assert "http" not in html  # one file, offline
-    assert html.count("data:image/png;base64,") == 10 + 2
+    assert "real images: the first 23 of this split" in html
+    assert html.count("data:image/png;base64,") == 10 + 3
+    assert "Glow with 2 levels of 2 steps" in html.replace("\n    ", " ")
+    assert f"glow {glow.__version__}" in html
+    assert datetime.date.today().isoformat() in html
+    assert "Only 23 images were measured" in html
+    with Image.open(run / "samples/step-00000007/grid-t0.00.png") as tile:
+        assert tile.size == (6 * 8, 6 * 8)  # all images are the same: one is shown, 6 times as large
+
+
+def test_verdict_is_one_sentence():
+    def of(*baselines):
+        names = ("Gaussian", "histogram")
+        values = ({"bits_per_dim": b, "model_minus_baseline": d, "standard_error": e} for b, d, e in baselines)
+        return verdict({"baselines": dict(zip(names, values, strict=False))})
+
+    assert of((5.0, -1.0, 0.1), (4.5, -0.5, 0.1)) == (
+        "The model is better than the best baseline (histogram) by 0.500 bits/dim."
+    )
+    assert of((5.0, 0.25, 0.1), (6.0, -1, 0.1)).startswith(
+        "Warning: a simple baseline (Gaussian) is better by 0.250 bits/dim;"
+    )
+    for error in (None, 0.2):
+        assert of((5.0, -0.3, error)).startswith("These images do not tell whether the model is better")
+    assert of((None, None, None)).startswith("No baseline was measured")
+
+
+def test_first_images_are_measured_and_the_folder_says_so(run, dataset, monkeypatch):
+    arguments = ["--checkpoint", str(run), "--data", str(dataset), "--num_images", "9"]
+    output = evaluate_stage.main(arguments)
+    assert output.name == "step-00000007-test-num_images-9"
+    few, all_rows = (
+        list(csv.DictReader((folder / "per_image.csv").read_text().splitlines()))
+        for folder in (output, evaluate_stage.main(arguments[:4]))
+    )
+    assert few == all_rows[:9]
+    summary = json.loads((output / "bpd.json").read_text())
+    assert (summary["num_images"], summary["dataset"]["num_images"]) == (9, 23)
+    assert "the first 9 of 23 images" in (output / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metrics.jsonl", '{"step": 1}\n[]\n{"step": 2}\n', r"metrics\.jsonl: line 2 is not a JSON object with a step"),
+        ("metrics.jsonl", '{"step": "1"}\n{"step": 2}\n', r"metrics\.jsonl: line 1 is not a JSON object with a step"),
+        ("metrics.jsonl", '{"step": 1, "a": {}}\n{"step": 2}\n', r"line 1: a is neither a number nor a list of texts"),
+        ("samples/step-00000007/samples.json", "[1]", r"samples\.json: \[1\] is not allowed; give a mapping"),
+        ("samples/step-00000007/samples.json", '{"weights": 3}', r"samples\.json\.label is missing"),
+        (
+            "samples/step-00000007/samples.json",
+            '{"weights": "ema", "label": null, "temperatures": ["0.7"]}',
+            r"samples\.json\.temperatures\[0\]: '0\.7' is not allowed; give a number",
+        ),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(run, dataset, tmp_path, file, content, message):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / file).parent.mkdir(parents=True, exist_ok=True)
+    (copy / file).write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate(copy, dataset, tmp_path / "report")
+    assert "\n" not in str(error.value)
 
 
 def test_raw_weights_give_other_figures(run, dataset, tmp_path):
@@ -136,7 +202,8 @@ def test_changed_shard_is_noticed(run, dataset, tmp_path):
 
 
 def test_report_shows_no_grids_of_other_weights(run, dataset, tmp_path):
-    sample_stage.main(["--checkpoint", str(run), "--temperatures", "[0.33]", "--num_images", "4", "--weights", "raw"])
+    arguments = ["--checkpoint", str(run), "--temperatures", "[0.33]", "--num_images", "4", "--weights", "raw"]
+    assert sample_stage.main(arguments).name == "step-00000007-weights-raw"
     evaluate(run, dataset, tmp_path / "ema")
     evaluate(run, dataset, tmp_path / "raw", "--weights", "raw")
     assert "temperature 0.33" not in (tmp_path / "ema/report.html").read_text()

@@ -137,10 +137,27 @@ def test_sets_of_one_name_are_called_by_their_location(run, dataset, constant, t
 
 
 def test_default_output_is_in_the_run_directory(run, dataset, constant, capsys):
-    for data, name in ((dataset, "step-00000007-test"), (constant, "step-00000007-constant")):
-        path = score_stage.main(["--checkpoint", str(run), "--data", str(data), "--num_images", "2"])
+    few = ["--num_images", "2"]
+    for data, extra, name in (
+        (dataset, [], "step-00000007-test"),
+        (f"{dataset}:train", few, "step-00000007-train-num_images-2"),
+        (constant, few, "step-00000007-constant-num_images-2"),
+        (dataset, [*few, "--seed", "3"], "step-00000007-test-num_images-2-seed-3"),
+    ):
+        path = score_stage.main(["--checkpoint", str(run), "--data", str(data), *extra])
         assert path == run / "scores" / name
         assert (path / "scores.json").is_file()
+    # A path may be long.
+    path = score_stage.main(["--checkpoint", str(run), "--data", str(dataset), "--outliers", str(constant), *few])
+    assert path.name.startswith("step-00000007-test-outliers-")
+    assert len(path.name) <= 120
+
+
+def test_cells_that_a_spreadsheet_would_compute_are_text(run, dataset, tmp_path):
+    (tmp_path / "@sum(1)").mkdir()
+    Image.new("RGB", (8, 8), "teal").save(tmp_path / "@sum(1)/-1+1.png")
+    _, rows = score(run, dataset, tmp_path / "out", "--num_images", "1", "--outliers", str(tmp_path / "@sum(1)"))
+    assert (rows[1]["set"], rows[1]["key"]) == ("'@sum(1)", "'-1-1")
 
 
 @pytest.mark.parametrize(

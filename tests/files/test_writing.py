@@ -1,8 +1,10 @@
 """Files appear when they are whole."""
 
+from pathlib import Path
+
 import pytest
 
-from glow.files.writing import write_whole
+from glow.files.writing import write_together, write_whole
 
 
 def test_file_is_written_beside_its_place_and_renamed(tmp_path):
@@ -20,3 +22,30 @@ def test_file_that_cannot_be_written_stays_as_it_was_and_is_named(tmp_path):
     with pytest.raises(OSError, match=r"a\.json: cannot be written: Is a directory"):
         write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def test_files_that_belong_together_are_of_one_time(tmp_path, monkeypatch):
+    """The last one vouches for the others: it is gone from the first new file on until all are there."""
+    old = {tmp_path / "rows.csv": "old rows", tmp_path / "sum.json": "old sum"}
+    new = {tmp_path / "rows.csv": "new rows", tmp_path / "sum.json": "new sum"}
+    write_together(old)
+    (tmp_path / "sum.json.partial").mkdir()
+    with pytest.raises(OSError, match=r"sum\.json: cannot be written: Is a directory"):
+        write_together(new)
+    assert {path: path.read_text() for path in old} == old
+    (tmp_path / "sum.json.partial").rmdir()
+
+    def killed(self, target):
+        if self.name == "sum.json.partial":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_together(new)
+    assert not (tmp_path / "sum.json").exists()
+    monkeypatch.setattr(Path, "replace", replace)
+    write_together(new)
+    assert {path: path.read_text() for path in new} == new
+    assert len([*tmp_path.iterdir()]) == 2
