@@ -25,7 +25,7 @@ from glow.training.checkpoints.reading import checkpoint_facts, read_state
 from glow.training.metrics import commit, read_metrics
 
 # Options that change the results.
-RESULTS = ("weights", "bound", "num_noise_samples", "classes", "seed", "baselines", "num_images")
+RESULTS = ("weights", "bound", "num_noise_samples", "seed", "num_images")
 
 
 def main(argv: Sequence[str] | None = None) -> Path | None:

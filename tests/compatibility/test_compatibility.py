@@ -62,5 +62,7 @@ def test_samples_are_those_of_the_earlier_version(root, name):
         np.testing.assert_allclose(drawn, expected, rtol=0 if is_same_platform(root) else 1e-4)
         return
     output = sample.main([*common, "--num_images", "16"])
-    pixels = [np.asarray(Image.open(path / "grid-t0.70.png")) for path in (output, root / "expected" / name)]
-    assert (pixels[0] != pixels[1]).mean() <= (0 if is_same_platform(root) else 0.001)
+    now, before = (np.asarray(Image.open(path / "grid-t0.70.png")) for path in (output, root / "expected" / name))
+    # A row a class: 0.1.0 also drew the last image, alone in a column of grey.
+    assert now.shape[1] / before.shape[1] > 0.8
+    assert (now != before[:, : now.shape[1]]).mean() <= (0 if is_same_platform(root) else 0.001)
