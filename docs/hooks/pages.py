@@ -13,6 +13,7 @@ from typing import Any, Literal
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from pipelines import STAGES, Stage
 
@@ -50,9 +51,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave the list of pages out where a page is alone in its tab."""
+    if "/" not in page.file.src_uri:
+        page.meta["hide"] = ["navigation"]
+    return markdown
+
+
 def root_page(name: str) -> str:
-    """Return a Markdown file of the root, alone in its tab; its links to ``docs/`` become links within the site."""
-    return "---\nhide: [navigation]\n---\n" + (ROOT / name).read_text().replace("](docs/", "](")
+    """Return a Markdown file of the root; its links become links within the site."""
+    return (ROOT / name).read_text().replace("](docs/", "](").replace("](CONTRIBUTING.md)", "](contributing.md)")
 
 
 def stage_page(name: str, stage: Stage) -> str:

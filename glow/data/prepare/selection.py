@@ -60,7 +60,7 @@ def select_samples(config: PrepareRun) -> Selection:
         elif amount is not None:
             count = round(amount * len(pool)) if isinstance(amount, float) else amount
             if count < 1:
-                raise ValueError(f"{split}: {amount} of {len(pool)} images is not one image")
+                raise ValueError(f"{split}: {amount} of {len(pool)} images is not one image; give a count, such as 1")
             if count >= len(order):
                 raise ValueError(
                     f"{split}: {count} images are asked for, but of {len(pool)} images {len(order)} are left, "
