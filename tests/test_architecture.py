@@ -45,7 +45,7 @@ ONLY_IN = {
         "pipelines.train",
         "glow.benchmarking.contestants",
     },
-    "torch.utils.tensorboard": {"glow.training.metrics"},
+    "torch.utils.tensorboard": {"glow.training.board"},
     "sklearn": {"glow.data.prepare.digits", "glow.inference.logistic"},
     "normflows": {"glow.benchmarking.peers"},
 }

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 from glow.config import TrainRun
 from glow.console import Progress
-from glow.training.metrics import MetricsLog, Scale, Value
+from glow.training.board import Value
+from glow.training.metrics import MetricsLog, Scale, config_text
 
 
 class Display:
@@ -20,7 +21,7 @@ class Display:
         self._scale = scale
         self._num_steps = run.train.num_steps
         self._stack = ExitStack()
-        self._log = self._stack.enter_context(MetricsLog(run.output, start_step))
+        self._log = self._stack.enter_context(MetricsLog(run.output, start_step, config_text(run)))
         item = "vector" if run.is_of_vectors or run.target.source else "image"
         progress = Progress(self._num_steps, "step", initial=start_step, rated=(item, run.train.batch_size))
         self._progress = self._stack.enter_context(progress)

@@ -10,9 +10,8 @@ import platform
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 import glow
 from glow.config import TrainRun, config_to_dict
 from glow.files.limits import METRICS_BYTES
 from glow.files.reading import parse_json, read_file
 from glow.files.writing import write_whole
+from glow.training.board import Board, Value
 
 METRICS_FILE = "metrics.jsonl"
-
-Value = float | np.ndarray | list[str]
 
 
 @dataclass(frozen=True)
@@ -56,42 +53,39 @@ class MetricsLog:
     """Writes the metrics of a step: a JSON line, and the values for TensorBoard.
 
     A resumed run drops the lines after its checkpoint. Only one process may have the log.
+
+    Args:
+        run: The run directory.
+        start_step: Steps made before.
+        description: A text that TensorBoard shows.
     """
 
-    def __init__(self, run: str | Path, start_step: int) -> None:
+    def __init__(self, run: str | Path, start_step: int, description: str = "") -> None:
         self.path = Path(run) / METRICS_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept if start_step))
         self._file = self.path.open("a", buffering=1)
-        # purge_step hides the values that an interrupted run wrote after its checkpoint.
-        self._board = SummaryWriter(_name_for_tensorboard(Path(run) / "tensorboard"), purge_step=start_step + 1)
+        self._board = Board(Path(run) / "tensorboard", start_step)
+        if description:
+            self._board.describe(description)
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Write numbers to both places, images (uint8 ``[H, W, 3]``) only to TensorBoard, texts only to the file."""
         line = {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}
         with self._writing():
             self._file.write(json.dumps({"step": step, **line}) + "\n")
-            for key, value in values.items():
-                if isinstance(value, np.ndarray):
-                    self._board.add_image(key, value, step, dataformats="HWC")
-                elif not isinstance(value, list):
-                    self._board.add_scalar(key, value, step)
-            self._board.flush()
+            self._board.write(step, values)
 
     def __enter__(self) -> MetricsLog:
-        """Keep TensorBoard's thread from printing the traceback of an error that ``write`` also raises."""
-        self._excepthook = threading.excepthook
-        threading.excepthook = self._on_thread_error
+        """Return the log itself."""
+        self._board.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Close both."""
-        with ExitStack() as stack:
-            stack.callback(setattr, threading, "excepthook", self._excepthook)
-            stack.enter_context(self._writing())
-            stack.callback(self._board.close)
-            stack.callback(self._file.close)
+        with self._writing(), self._board, self._file:
+            pass
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -99,22 +93,6 @@ class MetricsLog:
             yield
         except OSError as error:
             raise OSError(f"{self.path.parent}: metrics cannot be written: {error}") from error
-
-    def _on_thread_error(self, error: threading.ExceptHookArgs) -> None:
-        is_boards = type(error.thread).__module__ == "tensorboard.summary.writer.event_file_writer"
-        if not (is_boards and issubclass(error.exc_type, OSError)):
-            self._excepthook(error)
-
-
-def _name_for_tensorboard(folder: Path) -> str:
-    """Return a name of a folder that TensorBoard can encode, which takes UTF-8 in every locale."""
-    folder.mkdir(exist_ok=True)
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        # The name by its descriptor, which stays open.
-        return f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"
-    return str(folder)
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
@@ -152,7 +130,12 @@ def write_record(run: TrainRun, device: torch.device, num_processes: int) -> Non
     """Write config.yaml and environment.json."""
     output = Path(run.output)
     write_environment(output, device, num_processes)
-    write_whole(output / "config.yaml", yaml.safe_dump(config_to_dict(run), sort_keys=False))
+    write_whole(output / "config.yaml", config_text(run))
+
+
+def config_text(run: TrainRun) -> str:
+    """Return the configuration as YAML."""
+    return yaml.safe_dump(config_to_dict(run), sort_keys=False)
 
 
 def write_environment(run: str | Path, device: torch.device, num_processes: int) -> None:

@@ -19,6 +19,7 @@ from glow.parallel.agreement import check_agreement, first_given
 from glow.parallel.layout import Layout
 from glow.parallel.tensors import local_gradients
 from glow.training.batch import TrainingBatch
+from glow.training.board import Value
 from glow.training.checkpoints.background import BackgroundSaver
 from glow.training.checkpoints.manager import CheckpointManager
 from glow.training.checkpoints.reading import read_state, read_tensors
@@ -29,7 +30,7 @@ from glow.training.display import Display
 from glow.training.drift import Drift
 from glow.training.ema import EMA
 from glow.training.loss_scale import LossScale
-from glow.training.metrics import BITS_PER_DIM, Scale, Value
+from glow.training.metrics import BITS_PER_DIM, Scale
 from glow.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from glow.training.progress import Progress
 from glow.training.schedule import learning_rate
@@ -121,8 +122,8 @@ class Trainer:
         check_agreement({"step": self.step})
         with ExitStack() as stack:
             saver = stack.enter_context(BackgroundSaver(self.checkpoints))
-            is_main = self.accelerator.is_main_process
-            display = stack.enter_context(Display(self.run, self.step, self.scale)) if is_main else None
+            shown = Display(self.run, self.step, self.scale) if self.accelerator.is_main_process else None
+            display = stack.enter_context(shown) if shown else None
             reason: str | None = None
             batch: TrainingBatch | None = None
             score, is_saved = None, True
@@ -173,8 +174,7 @@ class Trainer:
         gradients = local_gradients(self.model.parameters())
         squared_norm = nn.utils.get_total_norm(gradients).double().square() / self.layout.num_copies
         reason = stop.reason() if stop else None
-        is_starved = stop is not None and stop.is_starved
-        mine = total.new_tensor([float(reason is not None), len(self.skipped.in_batch(batch)), float(is_starved)])
+        mine = total.new_tensor([bool(reason), len(self.skipped.in_batch(batch)), bool(stop and stop.is_starved)])
         # The one host sync of a step: all processes see the same numbers.
         sums = self.accelerator.reduce(torch.stack([total, squared_norm, self.drift.exceeds_bound(), *mine]), "sum")
         loss, scaled_norm, drifted, stops, skipped, starved = sums.tolist()

@@ -62,8 +62,8 @@ def assert_goes_on(dataset, run, undisturbed):
     last = f"checkpoints/step-{STEPS:08d}"
     assert_same_checkpoint(run / last, undisturbed / last)
     assert comparable(run) == comparable(undisturbed)
-    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    assert [event.step for event in board.Scalars("train/bits_per_dim")] == list(range(1, STEPS + 1))
+    board = EventAccumulator(str(run / "tensorboard/train"), size_guidance={"scalars": 0}).Reload()
+    assert [event.step for event in board.Scalars("1_likelihood/bits_per_dim")] == list(range(1, STEPS + 1))
 
 
 def test_full_disk_at_a_checkpoint_is_one_line_and_the_checkpoint_before_is_intact(dataset, mount, undisturbed, capsys):

@@ -35,8 +35,8 @@ def test_same_command_again_resumes_bitwise(dataset, tmp_path):
     train_stage.main(options(dataset, resumed))
     assert_same_checkpoint(through / "checkpoints/step-00000008", resumed / "checkpoints/step-00000008")
     assert comparable(through) == comparable(resumed)
-    board = EventAccumulator(str(resumed / "tensorboard")).Reload()
-    assert [event.step for event in board.Scalars("train/bits_per_dim")] == list(range(1, 9))
+    board = EventAccumulator(str(resumed / "tensorboard/train")).Reload()
+    assert [event.step for event in board.Scalars("1_likelihood/bits_per_dim")] == list(range(1, 9))
 
 
 class Interrupted(Exception):

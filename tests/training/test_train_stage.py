@@ -43,7 +43,6 @@ def test_training_lowers_the_loss_moves_weights_and_writes_everything(dataset, t
     assert all(not torch.equal(first[name], final[name]) for name in learned)
     raw, averaged = (load_model(run, weights=weights) for weights in ("raw", "ema"))
     assert not torch.equal(raw.chain[1].bijector.bijectors[0].bias, averaged.chain[1].bijector.bijectors[0].bias)
-    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0}).Reload()
     wanted = {"train/bits_per_dim", "validation/bits_per_dim", "train/lr", "train/grad_norm", "train/images_per_s"}
     wanted |= {"train/step_s", "train/data_wait_s", "train/peak_memory_bytes", "health/inverse_error", "health/prior_2"}
     wanted |= {"train/images_per_s", "train/images_per_process_per_s", "train/data_wait_s_per_s"}
@@ -53,9 +52,34 @@ def test_training_lowers_the_loss_moves_weights_and_writes_everything(dataset, t
     share = [line["train/data_wait_s"] / line["train/step_s"] for line in lines]
     assert [line["train/data_wait_s_per_s"] for line in lines] == pytest.approx(share)
     assert all(line["health/inverse_error"] < 1e-4 for line in lines if "health/inverse_error" in line)
-    assert wanted <= set(board.Tags()["scalars"])
-    assert [event.step for event in board.Scalars("validation/bits_per_dim")] == list(range(4, 41, 4))
-    assert Image.open(io.BytesIO(board.Images("samples")[-1].encoded_image_string)).size[0] > 50
+    assert wanted <= {key for line in lines for key in line}
+
+
+def test_tensorboard_opens_on_likelihood_images_and_speed(dataset, tmp_path):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run))
+    boards = {part: EventAccumulator(str(run / "tensorboard" / part)).Reload() for part in ("", "train", "validation")}
+    for part, steps in (("train", range(1, 9)), ("validation", range(4, 9, 4))):  # two lines of one chart
+        assert boards[part].Tags()["scalars"] == ["1_likelihood/bits_per_dim"]
+        assert [event.step for event in boards[part].Scalars("1_likelihood/bits_per_dim")] == [*steps]
+    tags = boards[""].Tags()
+    assert sorted(tags["images"]) == ["2_images/real", "2_images/samples"]
+    assert sorted(tags["scalars"])[0].startswith("3_speed/")
+    assert {"3_speed/images_per_s", "4_training/lr", "5_health/inverse_error", "5_health/prior_2"} <= {*tags["scalars"]}
+    lines = read_metrics(run)
+    conditions = [value for key, value in lines[-1].items() if key.startswith("health/condition/")]
+    assert len(conditions) == 4
+    for name, value in (("min", min(conditions)), ("median", np.median(conditions)), ("max", max(conditions))):
+        assert boards[""].Scalars(f"5_health/condition_{name}")[-1].value == pytest.approx(value)
+    assert not any(tag.startswith("5_health/condition/") for tag in tags["scalars"])
+    real, drawn = (
+        Image.open(io.BytesIO(boards[""].Images(f"2_images/{name}")[-1].encoded_image_string)).size
+        for name in ("real", "samples")
+    )
+    assert real[1] > 50
+    assert drawn[1] > 50
+    (text,) = boards[""].Tensors("config/text_summary")
+    assert "num_steps_per_level: " in text.tensor_proto.string_val[0].decode()
 
 
 def test_two_trainings_in_one_run_directory_are_refused(dataset, tmp_path):

@@ -23,6 +23,8 @@ from glow.training.batch import TrainingBatch
 from glow.training.metrics import BITS_PER_DIM, Scale
 from glow.training.tasks.task import Batches
 
+NUM_SHOWN = 36
+
 
 class ImageTask:
     """Train a Glow of the images of a prepared data set."""
@@ -60,12 +62,16 @@ class ImageTask:
         return batches
 
     def preview(self, model: nn.Module) -> Mapping[str, float | np.ndarray]:
-        """Return a grid of samples, and the numerical health of the flow."""
+        """Return a grid of samples, one of real images, and the numerical health of the flow."""
         assert isinstance(model, Glow)
-        drawn = sample_images(model, range(36), self.run.train.preview_temperature, Draw(self.run.train.seed))
-        shown: dict[str, float | np.ndarray] = {"samples": image_grid(torch.cat(list(drawn)), model.num_classes)}
+        train, draw = self.run.train, Draw(self.run.train.seed)
+        drawn = torch.cat(list(sample_images(model, range(NUM_SHOWN), train.preview_temperature, draw)))
+        num_rows = draw.num_rows(model.num_classes, NUM_SHOWN)
+        drawn = draw.shown(drawn, model.num_classes, train.preview_temperature)
+        shown: dict[str, float | np.ndarray] = {"samples": image_grid(drawn, num_rows)}
         if self._held_out:
-            shown |= flow_health(model, next(eval_batches(self._held_out, self._group_size, self.run.train.seed)))
+            batch = next(eval_batches(self._held_out, self._group_size, train.seed))
+            shown |= {"real": image_grid(batch.images[:NUM_SHOWN]), **flow_health(model, batch)}
         return shown
 
     @cached_property

@@ -75,7 +75,7 @@ def test_skipped_samples_are_counted_listed_and_survive_a_resume(damaged, tmp_pa
     assert any("is damaged: " in problem and "label" not in problem for problem in problems)
     board = EventAccumulator(str(two / "tensorboard"))
     board.Reload()
-    assert [event.value for event in board.Scalars("data/num_skipped")] == counts
+    assert [event.value for event in board.Scalars("4_training/num_skipped")] == counts
     # One process, stopped between two lines of the log.
     train_and(options(damaged, one, *extra), 6, (one / "stop").touch)
     state = read_state(one / "checkpoints/step-00000006")
