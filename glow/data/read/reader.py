@@ -16,6 +16,15 @@ from glow.data.read.png import decode_png
 
 GAP_BYTES = 2**16  # samples closer than this are read by one request, with the gap between them
 MAX_LABEL_BYTES = 18  # 18 digits fit into 64 bits
+BLOCK = 512  # of a tar: a header stands before each file
+NAME_BYTES = 100  # of a name in a header; the end of a longer one stands elsewhere
+
+
+def is_member(data: bytes, start: int, name: bytes) -> bool:
+    """Return whether a file of this name begins at ``start`` of a part of a tar, by the header before it."""
+    header = data[max(0, start - BLOCK) : start]
+    found, prefix = header[:NAME_BYTES].rstrip(b"\0"), header[345:500].rstrip(b"\0")
+    return name in (found, prefix + b"/" + found) or (len(found) == NAME_BYTES and name.startswith(found))
 
 
 @dataclass(frozen=True)
@@ -127,11 +136,16 @@ class SplitReader:
         shard, index = self.split.shards[shard_number], self._indices[shard_number]
         spans = index.spans[rows]
         offsets, sizes = spans[:, [0, 2]], spans[:, [1, 3]]
-        start = int(offsets[sizes > 0].min())
+        start = max(0, int(offsets[sizes > 0].min()) - BLOCK)
         data = self._read_bytes(shard, start, int((offsets + sizes).max()))
         samples = []
         for row, (png, cls), (png_size, cls_size) in zip(rows, (offsets - start).tolist(), sizes.tolist(), strict=True):
-            sample = Sample(index.keys[row].decode(), data[png : png + png_size], data[cls : cls + cls_size])
+            key = index.keys[row]
+            # The index has no checksum of its own: the shard says which sample this is.
+            if not (is_member(data, png, key + b".png") and (cls_size == 0 or is_member(data, cls, key + b".cls"))):
+                path = join(self.directory, str(index_path(Path(shard.path))))
+                raise ValueError(f"{path}: damaged index: {key.decode()} is not at that place of {shard.path}")
+            sample = Sample(key.decode(), data[png : png + png_size], data[cls : cls + cls_size])
             samples.append((int(self._first[shard_number]) + row, sample))
         return samples
 
