@@ -97,7 +97,8 @@ def test_folder_of_something_else_is_refused_and_left_alone(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"cat\.jpg: is not a folder; choose another --output"):
         train_stage.main(options(dataset, tmp_path / "photos/cat.jpg"))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/slurm-7.out").touch()  # the log of the job does no harm
+    (tmp_path / "run/slurm-7.out").touch()  # the log of the job does no harm, nor a data set on the same volume
+    shutil.copytree(dataset, tmp_path / "run/data")
     train_stage.main(options(dataset, tmp_path / "run", "--train.num_steps", "1"))
 
 

@@ -104,11 +104,18 @@ def check_output(run: str | Path) -> None:
     path = Path(run)
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
-        strangers = {name for name in names if not name.startswith(".") and not LOG.search(name)} - {"lost+found"}
+        strangers = [name for name in sorted(names) if not (name.startswith(".") or _is_harmless(path / name))]
         if strangers and not names & RUN_FILES:
-            raise ValueError(f"{run}: exists and is not a run ({min(strangers)} is in it); choose another --output")
+            raise ValueError(f"{run}: exists and is not a run ({strangers[0]} is in it); choose another --output")
     elif os.path.lexists(path):
         raise ValueError(f"{run}: is not a folder; choose another --output")
+
+
+def _is_harmless(path: Path) -> bool:
+    """Whether a run may stand beside this: the log of a job, a data set, another run."""
+    if path.is_dir():
+        return path.name == "lost+found" or any((path / name).exists() for name in ("dataset.json", *RUN_FILES))
+    return bool(LOG.search(path.name))
 
 
 def find_checkpoint(path: str | Path, which: str = "latest", weights: str = "ema") -> Path:
