@@ -32,7 +32,7 @@ def hint_of(cls: type[Any], name: str) -> Any:
 def explain(error: Exception, cls: type[Any], arguments: Iterable[str]) -> str:
     """Return what the parser found wrong with the options in one line, and what to give instead."""
     text = " ".join(str(error).split()).replace("Parser key ", "")
-    if unknown := re.match(r"unrecognized arguments: --([\w.]+)", text):
+    if unknown := re.match(r"unrecognized arguments: --([\w.-]+)", text):
         return f"--{no_such_option(unknown[1], cls)}"
     if stray := re.match(r"unrecognized arguments: (.*)", text):
         return f"{stray[1]}: belongs to no option; give each value as --NAME VALUE, a list as in '[64, 96]'"
@@ -50,7 +50,9 @@ def explain(error: Exception, cls: type[Any], arguments: Iterable[str]) -> str:
 def no_such_option(name: str, cls: type[Any]) -> str:
     """Say that there is no option of this name, and which one is like it."""
     known = names_of(cls)
-    near = [other for other in known if other.endswith(f".{name}")] or get_close_matches(name, known, 1)
+    meant = name.replace("-", "_")
+    near = [other for other in known if other == meant or other.endswith(f".{meant}")]
+    near = near or get_close_matches(meant, known, 1)
     return f"{name}: no such option; {f'is it {_either(near)}?' if near else '--help lists all'}"
 
 

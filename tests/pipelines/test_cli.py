@@ -149,6 +149,12 @@ def test_list_options_may_be_repeated():
         (TrainRun, ["--output", "x", "--parallel", "{modes: ddp}"], r"^--parallel: parallel\.modes: no such option"),
         (TrainRun, ["--output", "x", "--parallel", "{mode: ddp"], r"^--parallel, line 1: not readable YAML"),
         (TrainRun, ["--output", "x", "--parallel", "{mode: ddp, mode: fsdp}"], r"key 'mode' is given twice"),
+        (TrainRun, ["--output", "x", "--num-steps", "5"], r"^--num-steps: no such option; is it --train\.num_steps\?$"),
+        (
+            TrainRun,
+            ["--output", "x", "--train.num-steps=5"],
+            r"^--train\.num-steps: no such .* is it --train\.num_steps\?$",
+        ),
         (TrainRun, ["--output"], r"^--output: not given a value; give text$"),
         (TrainRun, ["--output", "x", "y"], r"^y: belongs to no option; give each value as --NAME VALUE"),
         (PrepareRun, ["--source", "a", "--output", "x", "--size", "64x96"], r"^size: '64x96' .*'\[64, 96\]'$"),
@@ -252,7 +258,11 @@ def test_our_own_mistake_keeps_its_traceback():
     ("stage", "arguments", "message"),
     [
         ("prepare", ["--source", "nowhere", "--output", "x"], "error: nowhere: no such folder, zip or tar"),
-        ("train", ["--output", "x", "--data.path", "nowhere"], "error: nowhere: not a data set (no dataset.json)"),
+        (
+            "train",
+            ["--output", "x", "--data.path", "nowhere"],
+            "error: nowhere: no such folder; give that of a data set",
+        ),
         ("sample", ["--checkpoint", "nowhere"], "error: nowhere: no such checkpoint or run directory"),
         ("evaluate", ["--checkpoint", "nowhere", "--data", "x"], "error: nowhere: no such checkpoint or run directory"),
         ("score", ["--checkpoint", "nowhere", "--data", "x"], "error: nowhere: no such checkpoint or run directory"),

@@ -200,7 +200,7 @@ def test_users_mistake_is_printed_once(tmp_path):
     """The launcher's own report follows: it cannot be told to leave it out."""
     done = torchrun(2, ["--output", str(tmp_path / "run"), "--data.path", "nowhere"], "pipelines.train")
     assert done.returncode == 1
-    assert done.stderr.count("error: nowhere: not a data set (no dataset.json)") == 1
+    assert done.stderr.count("error: nowhere: no such folder; give that of a data set") == 1
 
 
 # The number of processes is what was asked for

@@ -152,6 +152,8 @@ def load_dataset(directory: str | Path) -> Dataset:
         content = read_whole(path, JSON_BYTES)
     except OSError as error:
         advice = "make one with glow prepare"
+        if not is_remote(path) and not Path(directory).exists():
+            raise ValueError(f"{directory}: no such folder; give that of a data set, or {advice}") from error
         raise ValueError(f"{directory}: not a data set (no {MANIFEST}); {advice}") from error
     raw = parse_json(content, path)
     if not isinstance(raw, dict):
