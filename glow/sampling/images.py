@@ -45,8 +45,9 @@ class Draw:
 
     def shown(self, images: Tensor, num_classes: int, temperature: float) -> Tensor:
         """Return the images of a grid: whole rows of classes; at temperature 0, where all are alike, one of each."""
-        classes = max(1, self.num_rows(num_classes, len(images)))
-        return images[:classes] if temperature == 0 else images[: len(images) - len(images) % classes]
+        if temperature == 0:
+            return images[: max(1, num_classes) if self.label is None else 1]
+        return images[: len(images) - len(images) % max(1, self.num_rows(num_classes, len(images)))]
 
     def check(self, num_classes: int) -> None:
         """Raise a ValueError if a model with so many classes does not have this one."""

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from glow.config import TrainRun, config_to_dict, flatten
 from glow.evaluation.checks import check_class_names
-from glow.training.checkpoints.reading import STATE, read_config, read_state
+from glow.training.checkpoints.models import check_shapes, shapes_of
+from glow.training.checkpoints.reading import STATE, read_config, read_shapes, read_state, read_tensors, weights_file
 
 # Options that may differ without a word: where files lie, and how the training is started.
 INCIDENTAL = ("output", "data.path", "vectors.path", "data.num_workers", "time_limit", "num_processes")
@@ -48,6 +51,33 @@ def check_same_run(checkpoint: Path, run: TrainRun, data_sha256: str, classes: S
                 f"{name}: {now[name]!r}, but the run in {run.output} started with {value!r}; use {value!r} again, "
                 "or choose another output"
             )
+
+
+def read_averages(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the averaged weights.
+
+    Raises:
+        ValueError: when they are damaged, or not those of the model of the checkpoint.
+    """
+    tensors = read_tensors(checkpoint, "ema")
+    check_shapes(read_shapes(checkpoint, weights_file("raw")), shapes_of(tensors), checkpoint)
+    return tensors
+
+
+def read_moments(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the tensors of the optimiser, ``<parameter>/<entry>``: numbers, or of the shape of the parameter.
+
+    Raises:
+        ValueError: when they are damaged, or do not fit the model of the checkpoint.
+    """
+    tensors, shapes = read_tensors(checkpoint, "optimizer"), read_shapes(checkpoint, weights_file("raw"))
+    for key, tensor in tensors.items():
+        expected = shapes.get(key.rpartition("/")[0])
+        if expected is None or (tensor.dim() and list(tensor.shape) != expected):
+            raise ValueError(
+                f"{checkpoint}: its optimiser does not fit its model: {key} has shape {list(tensor.shape)}"
+            )
+    return tensors
 
 
 def changed_options(checkpoint: Path, run: TrainRun) -> list[str]:

@@ -22,7 +22,7 @@ from glow.training.batch import TrainingBatch
 from glow.training.board import Value
 from glow.training.checkpoints.background import BackgroundSaver
 from glow.training.checkpoints.manager import CheckpointManager
-from glow.training.checkpoints.reading import read_state, read_tensors
+from glow.training.checkpoints.reading import read_state
 from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
 from glow.training.diagnosis import TrainingDiverged, describe_divergence
@@ -33,6 +33,7 @@ from glow.training.loss_scale import LossScale
 from glow.training.metrics import BITS_PER_DIM, Scale
 from glow.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from glow.training.progress import Progress
+from glow.training.resuming import read_averages, read_moments
 from glow.training.schedule import learning_rate
 from glow.training.skipped import Skipped
 from glow.training.stop import StopRequest, record_stop, remove_stop_file
@@ -228,11 +229,10 @@ class Trainer:
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint of this run. The model must have its weights already."""
         state = read_state(checkpoint)
-        self.ema.load_state_dict(read_tensors(checkpoint, "ema"))
-        load_optimizer_tensors(self.optimizer, self.model, read_tensors(checkpoint, "optimizer"))
-        self.step = state.step
+        self.ema.load_state_dict(read_averages(checkpoint))
+        load_optimizer_tensors(self.optimizer, self.model, read_moments(checkpoint))
+        self.step, self.num_overflows = state.step, state.num_overflows
         self.progress.losses = state.losses_since_log
-        self.num_overflows = state.num_overflows
         if self.loss_scale and state.loss_scale:
             self.loss_scale.load_state_dict(state.loss_scale)
         self.skipped.count, self.skipped.since_log = state.num_skipped, state.skipped_since_log

@@ -1,5 +1,6 @@
 """A checkpoint may be a stranger's, or changed by hand: it is read right, or one line says what is wrong with it."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import tiny_config, tiny_glow
+from safetensors.torch import load_file, save_file
 from training_runs import options, snapshot
 
 from glow.config import FlowConfig, TrainRun, VectorDataConfig
@@ -238,3 +240,31 @@ def test_loaded_weights_are_those_of_the_file(checkpoint):
     loaded, original = load_model(checkpoint), tiny_glow(torch.float32)
     assert loaded.config == tiny_config()
     assert all(torch.equal(value, original.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("ema", lambda name, value: {name: value[:1]}, r"its weights do not fit its model: "),
+        ("ema", lambda name, value: {}, r"its weights do not fit its model: .* no such tensor"),
+        (
+            "optimizer",
+            lambda name, value: {name: torch.zeros(2, 2)},
+            r"its optimiser .* has shape \[2, 2\]",
+        ),
+        ("optimizer", lambda name, value: {name: value, "x/exp_avg": value.clone()}, "its optimiser .* x/exp_avg"),
+    ],
+)
+def test_tensors_of_another_model_are_refused_where_a_training_goes_on(dataset, tmp_path, file, change, message):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run, "--train.num_steps", "1", "--train.checkpoint_every", "1"))
+    checkpoint = run / "checkpoints/step-00000001"
+    path = checkpoint / f"{file}.safetensors"
+    tensors = load_file(path)
+    name = next(name for name, value in tensors.items() if value.dim() > 1 and "weight" in name)
+    save_file({**{key: value for key, value in tensors.items() if key != name}, **change(name, tensors[name])}, path)
+    state = read_state(checkpoint)
+    checksums = state.sha256 | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    (checkpoint / "state.json").write_text(state_text(dataclasses.replace(state, sha256=checksums)))
+    with pytest.raises(ValueError, match=message):
+        train_stage.main(options(dataset, run, "--train.num_steps", "2"))
