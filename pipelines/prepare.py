@@ -31,7 +31,8 @@ def summary(dataset: Dataset) -> str:
         for name, split in dataset.splits.items()
     )
     channels, height, width = dataset.shape
-    classes = "no labels" if dataset.classes is None else f"{len(dataset.classes)} classes"
+    count = len(dataset.classes or ())
+    classes = f"{count} class{'es' * (count != 1)}" if count else "no labels"
     lines = [f"{dataset.name}: {channels} x {height} x {width}, {classes}; {splits}"]
     if dataset.left_out:
         lines.append(f"left out: {len(dataset.left_out)} images (all are listed in dataset.json)")

@@ -246,3 +246,12 @@ def test_gaussian_that_cannot_be_fitted_is_left_out_with_its_reason(run, dataset
     assert summary["baselines"]["Gaussian"] == {
         "bits_per_dim": None, "reason": "only 97 training images for 192 dimensions",
     }  # fmt: skip
+
+
+def test_paths_are_printed_as_they_were_given(run, dataset, monkeypatch, capsys):
+    monkeypatch.chdir(run.parent)
+    evaluate_stage.main(["--checkpoint", "tiny", "--data", str(dataset)])
+    assert capsys.readouterr().out.splitlines()[-1] == "tiny/report/step-00000007-test/report.html"
+    monkeypatch.chdir(run / "checkpoints/step-00000007")
+    output = evaluate_stage.main(["--checkpoint", ".", "--data", str(dataset)])
+    assert output == run.resolve() / "report/step-00000007-test"

@@ -154,7 +154,8 @@ def find_checkpoint(path: str | Path, which: str = "latest", weights: str = "ema
 
 def run_directory(checkpoint: Path) -> Path:
     """Return the run directory of a checkpoint, where its samples and reports go."""
-    checkpoint = checkpoint.resolve()
+    if checkpoint.parent.name != "checkpoints":  # given as "." perhaps
+        checkpoint = checkpoint.resolve()
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
 
 
