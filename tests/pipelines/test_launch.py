@@ -61,7 +61,7 @@ def run_launcher(launcher, *arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
 
 
