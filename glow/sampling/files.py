@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,15 +49,19 @@ class SingleImages:
         origin = PngInfo()
         origin.add_text("glow", self._origin(temperature))
         for path, image in zip(self._paths(temperature), images, strict=True):
-            pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-            Image.fromarray(pixels.numpy()).save(path, pnginfo=origin)
+            pixels, content = image[0] if len(image) == 1 else image.permute(1, 2, 0), io.BytesIO()
+            Image.fromarray(pixels.numpy()).save(content, "PNG", pnginfo=origin)
+            try:
+                path.write_bytes(content.getvalue())  # not waiting for the disk: there may be 50,000
+            except OSError as error:
+                raise OSError(f"{path}: cannot be written: {error.strerror}") from error
 
     def read(self, temperatures: Sequence[float]) -> Iterator[tuple[float, Tensor]]:
         """Yield each temperature and its images, uint8 ``[n, C, H, W]``."""
         for temperature in temperatures:
             images = []
             for path in self._paths(temperature):
-                with Image.open(path) as image:
+                with _damage_named(path), Image.open(path) as image:
                     pixels = np.array(image)
                 images.append(torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)))
             yield temperature, torch.stack(images)
@@ -74,7 +79,7 @@ class SingleImages:
             raise ValueError(f"{missing[0]}: missing; {count} are not there: draw them before you merge")
         for temperature in temperatures:
             for path in self._paths(temperature):
-                with Image.open(path) as image:
+                with _damage_named(path), Image.open(path) as image:
                     found = image.info.get("glow")
                 if found != self._origin(temperature):
                     raise ValueError(f"{path}: drawn from {found}, not from {self._origin(temperature)}")
@@ -93,6 +98,14 @@ class SingleImages:
 
     def _paths(self, temperature: float) -> list[Path]:
         return [self._folder(temperature) / f"{index:08d}.png" for index in self.indices]
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read or damaged: {error}; draw it again") from error
 
 
 @dataclass(frozen=True)

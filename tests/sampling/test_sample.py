@@ -77,6 +77,10 @@ def test_merge_refuses_missing_and_foreign_images(run, tmp_path):
     with pytest.raises(ValueError, match="save_grids: false is not allowed; set save_images to true, too"):
         sample_stage.main([*arguments, "--save_grids", "false"])
     assert [path.name for path in tmp_path.iterdir()] == ["images-t1.00"]
+    cut = tmp_path / "images-t1.00/00000001.png"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"images-t1.00/00000001.png: cannot be read or damaged: .*; draw it again"):
+        sample_stage.main([*arguments, "--num_images", "3", "--merge", "true"])
 
 
 def test_sampling_in_several_processes_is_refused(run, monkeypatch):

@@ -12,6 +12,9 @@ from glow.cli import run_stage
 from glow.training.checkpoints.manager import CheckpointManager
 from glow.training.checkpoints.reading import verify
 from glow.training.metrics import read_metrics
+from pipelines import evaluate as evaluate_stage
+from pipelines import sample as sample_stage
+from pipelines import score as score_stage
 from pipelines import train as train_stage
 
 STEPS = 20
@@ -106,3 +109,24 @@ def test_full_disk_at_a_line_of_metrics_is_one_line_and_training_goes_on(dataset
     verify(kept)
     ballast.unlink()
     assert_goes_on(dataset, run, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("stage", "extra", "file"),
+    [
+        (sample_stage, ["--save_images", "true", "--num_images", "64", "--temperatures", "1"], "images-t1.00/0000"),
+        (evaluate_stage, ["--baselines", "false"], "report.html"),
+        (score_stage, ["--num_images", "5"], "scores.png"),
+    ],
+)
+def test_full_disk_under_a_result_is_one_line_that_names_the_file(dataset, tmp_path, mount, capsys, stage, extra, file):
+    run = tmp_path / "run"
+    train_stage.main(options(dataset, run, "--train.num_steps", "1"))
+    output = mount(5 * 4096) / "out"
+    arguments = ["--checkpoint", str(run), "--output", str(output), *extra]
+    arguments += [] if stage is sample_stage else ["--data", str(dataset)]
+    capsys.readouterr()
+    line = error_of(lambda: stage.main(arguments), capsys)
+    assert line.startswith(f"error: {output}/{file}")
+    assert line.endswith(": cannot be written: No space left on device")
+    assert not [*output.glob("*.json")]
