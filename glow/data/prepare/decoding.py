@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glow.config import PrepareRun
 from glow.data.prepare.metadata import upright, without_metadata
-from glow.data.read.png import check_complete
+from glow.data.read.png import check_complete, check_pixels
 
 # Pillow tries no other formats. It would pass an EPS file to Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP")
@@ -88,6 +88,8 @@ def _decode_pixels(name: str, data: bytes) -> Image.Image:
     deep = [tile.args for tile in getattr(image, "tile", ()) if ";16" in str(tile.args)]
     check_mode(name, image, note=f" (stored as {deep[0]})" if deep else "")
     image.load()
+    if image.format == "PNG":
+        check_pixels(data)
     if image.format == "PNG" and (image.info.get("interlace") or not np.asarray(image)[-1].any()):
         check_complete(data)
     return image

@@ -38,6 +38,21 @@ def decode_png(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return pixels.transpose(2, 0, 1)
 
 
+def check_pixels(content: bytes) -> None:
+    """Raise a SyntaxError when the data of the pixels do not have their checksum, which Pillow does not compare.
+
+    Chunks that an image does not need may be damaged: their names begin with a small letter.
+    """
+    position = len(SIGNATURE)
+    while position + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, position)
+        end = position + 8 + length
+        kind, checksum = content[position + 4 : position + 8], content[end : end + 4]
+        if kind.isupper() and zlib.crc32(content[position + 4 : end]).to_bytes(4, "big") != checksum:
+            raise SyntaxError(f"its chunk {kind.decode()} does not have its checksum")
+        position = len(content) if kind == b"IEND" else end + 4
+
+
 def check_complete(content: bytes) -> None:
     """Raise a SyntaxError when a PNG holds fewer rows than it says. Pillow leaves these black.
 

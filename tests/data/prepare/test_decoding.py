@@ -1,5 +1,6 @@
 """Image files that are damaged, huge, or of another kind; and upright ones."""
 
+import io
 import pickle
 import struct
 import warnings
@@ -95,3 +96,16 @@ def test_exif_orientation_is_applied():
 def test_image_error_survives_pickling():
     error = pickle.loads(pickle.dumps(ImageError("a.png", "is bad")))
     assert (str(error), error.name, error.reason) == ("a.png: is bad", "a.png", "is bad")
+
+
+def test_png_whose_pixels_changed_is_refused():
+    """Pillow decodes it: it compares no checksum of the pixels."""
+    content = (
+        b'\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x06\x00\x00\x00\x04\x08\x02\x00\x00\x00"f\xd9\x14\x00\x00\x00VIDAT'
+        b"x\x9c\x01L\x00\xb3\xff\x01_\x82\xc2\xd9\xcf\xeb\x0f\xa3!\xd7\xd9\x82\xf8\xbd\x10E\xb8\xe8\x00\xcdN\xa9=}\n\x1d\xf0B\x13\xb6'"
+        b";\x04;Q\xde,\x01xz2X\xd4\xeapX]\x19\x04p&\x08\x04\x01\xbf\x8e\x02\xd4!\x13\xca4\xdc\x1f\xa3Ga\x15\x96]\xef\xfa\x81\xba"
+        b"\x10\x1f\xbf y\x12\xb7Hi\x00\x00\x00\x00IEND\xaeB`\x82"
+    )
+    assert np.asarray(Image.open(io.BytesIO(content))).shape == (4, 6, 3)
+    with pytest.raises(ImageError, match=r"x\.png: cannot be read: its chunk IDAT does not have its checksum"):
+        decode("x.png", content)
