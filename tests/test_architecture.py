@@ -48,6 +48,7 @@ ONLY_IN = {
     "torch.utils.tensorboard": {"glow.training.board"},
     "sklearn": {"glow.data.prepare.digits", "glow.inference.logistic"},
     "normflows": {"glow.benchmarking.peers"},
+    "triton": {"glow.networks.kernels"},
 }
 FILES = sorted([*Path("glow").rglob("*.py"), *Path("pipelines").rglob("*.py")])
 
@@ -118,7 +119,7 @@ def test_modules_are_short_enough_to_be_read_in_one_go():
 
 
 def test_model_side_imports_torch_alone():
-    allowed = {"torch", "glow", *sys.stdlib_module_names}
+    allowed = {"torch", "triton", "glow", *sys.stdlib_module_names}
     for path in FILES:
         if room_of(name_of(path)) in MODEL_SIDE:
             assert {imported.split(".")[0] for imported in imports_of(path)} <= allowed, path

@@ -90,7 +90,7 @@ def build_contestants(
     ours.initialize(*inputs)
     contestants = {"ours": _contestant(ours, run, accelerator, batches)}
     if run.against is not None and run.against != "normflows":
-        other = dataclasses.replace(run, memory=run.against, against=None, compile=False)
+        other = dataclasses.replace(run, memory=run.against, against=None, compile=False, cuda_graph=None)
         model = _build_glow(other, accelerator)
         model.load_state_dict(ours.state_dict())
         contestants[run.against] = _contestant(model, other, accelerator, batches)
@@ -102,7 +102,8 @@ def build_contestants(
                 torch.manual_seed(run.train.seed)
                 theirs = NormflowsGlow(run.model, autocast).to(accelerator.device)
                 theirs(*inputs)  # the first batch sets its ActNorms
-            contestants[name] = _contestant(theirs, run, accelerator, batches)
+            # It looks at values on the host in every pass, so it cannot be recorded.
+            contestants[name] = _contestant(theirs, dataclasses.replace(run, cuda_graph=False), accelerator, batches)
     return contestants
 
 

@@ -2,6 +2,7 @@
 
 from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
 from glow.config.fields import config_to_dict, flatten, require
+from glow.config.measuring import BenchmarkRun, PlanRun
 from glow.config.model import FlowConfig, ModelConfig
 from glow.config.naming import options_suffix, path_part
 from glow.config.policy import LearnerConfig, PolicyRun
@@ -17,11 +18,9 @@ from glow.config.stages import (
 )
 from glow.config.training import (
     PARALLEL_MODES,
-    BenchmarkRun,
     InferRun,
     OptimizerConfig,
     ParallelConfig,
-    PlanRun,
     TrainConfig,
     TrainRun,
 )

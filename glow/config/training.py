@@ -163,6 +163,10 @@ class TrainRun:
     compile: bool = False
     """Compile the flow steps by torch.compile: steps are faster, but the first one takes up to a minute longer. It
     needs a C++ compiler, memory stored and parallel.mode ddp."""
+    cuda_graph: bool | None = None
+    """On a GPU: record the kernels of a training step once and replay them, so that the CPU need not start each one.
+    It needs parallel.mode ddp, memory stored or checkpoint, and another permutation than orthogonal. Default: true on
+    a GPU where that is so."""
     anchor_every: int = 8
     """With memory reversible: keep the state after every so many flow steps, so that rounding errors do not add up. 0:
     only at the end of a level. Lower it when training stops because of max_drift."""
@@ -191,7 +195,13 @@ class TrainRun:
         if self.compile:
             require(self.memory == "stored", "memory", self.memory, "with compile give stored")
             require(self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, "with compile give ddp")
+        if self.cuda_graph:
+            require(self.memory != "reversible", "memory", self.memory, "with cuda_graph give stored or checkpoint")
+            require(self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, "with cuda_graph give ddp")
+            permutation = self.model.permutation
+            require(permutation != "orthogonal", "model.permutation", permutation, "with cuda_graph give another one")
         if self.is_of_vectors:
+            require(not self.cuda_graph, "cuda_graph", True, "leave it out: it is for a Glow of images")
             require(not self.compile, "compile", True, "leave it out: it is for a Glow of images")
             require_default("model", self.model, "leave it out: it is for a Glow of images, flow.* is for vectors")
             require_default("data", self.data, "leave it out: it is for a Glow of images")
@@ -232,64 +242,3 @@ class InferRun(TrainRun):
     def training(self) -> TrainRun:
         """The options of train alone."""
         return TrainRun(**{field.name: getattr(self, field.name) for field in fields(TrainRun)})
-
-
-@dataclass(frozen=True)
-class PlanRun(TrainRun):
-    """Predict what a training needs before it starts, and recommend how to run it.
-
-    It prints the parameters, the arithmetic, the memory of one process in each memory and parallel mode, and the
-    largest microbatch that fits. All options of train can be used.
-    """
-
-    output: str = "runs/plan"
-    """Not used: plan writes nothing there."""
-    gpu_memory_gib: float = 80.0
-    """Memory of each process's device, in GiB."""
-    measure: bool = False
-    """Also run a forward and a backward pass on this machine in each memory mode, and compare the measured memory with
-    the prediction."""
-    plot: str | None = None
-    """PNG file to write: the memory that each memory mode keeps with 4, 8, 16 and 32 steps in a level, measured on this
-    machine. Default: no picture."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        require(self.gpu_memory_gib > 0, "gpu_memory_gib", self.gpu_memory_gib, "give a number above 0")
-
-
-@dataclass(frozen=True)
-class BenchmarkRun(TrainRun):
-    """Measure how fast a model trains, computes log-probabilities, samples and reads data on this machine.
-
-    It also measures the memory, and compares the speed with the limits of the device. All options of train can be used.
-    """
-
-    output: str = "runs/benchmark"
-    """Run directory to write; results go into its folder benchmark."""
-    against: Literal["normflows", "stored", "checkpoint", "reversible"] | None = None
-    """Second model to time, in turn with the first, for comparison. normflows: the nearest Glow of the package
-    normflows, both without ActNorm in the coupling networks. stored, checkpoint, reversible: the same model in that
-    memory mode, not compiled. Default: none."""
-    repeats: int = 10
-    """Number of calls of each kind to time, at least."""
-    seconds: float = 10.0
-    """Time to spend on the calls of each kind, at least, in seconds."""
-    profile: bool = False
-    """Also write traces of training and sampling, for TensorBoard or Perfetto."""
-    readme: str | None = None
-    """Markdown file with a table between the lines <!-- performance --> and <!-- -->. The results become a row of
-    it, in place of an earlier row of the same model and device. Default: none."""
-
-    def __post_init__(self) -> None:
-        """Check ranges and the combination."""
-        super().__post_init__()
-        require(self.repeats >= 1, "repeats", self.repeats, "give 1 or more")
-        require(self.seconds >= 0, "seconds", self.seconds, "give 0 or more")
-        is_other = self.compile or self.against != self.memory
-        require(is_other, "against", self.against, "choose another mode than that of memory")
-        advice = "leave it out: benchmark measures one process"
-        require(self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, advice)
-        advice = "leave it out: benchmark measures a Glow of images alone"
-        require(not self.is_of_vectors, "vectors.name", self.vectors.name, advice)

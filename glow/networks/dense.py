@@ -22,11 +22,12 @@ class Matrices(NamedTuple):
     """The weights of three convolutions, with ActNorms and scales folded in; all of one dtype."""
 
     first: tuple[Tensor, Tensor]
-    """``[hidden, in]`` and ``[hidden]``; ``in`` is 9 C, and 9 more for an indicator, and K more for a context."""
+    """``[hidden, in]`` and ``[hidden]``; ``in`` is 9 C, and 9 more for an indicator, and K more for a context, and more
+    zeros for GPUs."""
     second: tuple[Tensor, Tensor]
     """``[hidden, hidden]`` and ``[hidden]``."""
     last: Tensor
-    """``[9 out, hidden]``: what a pixel adds to each of the 9 pixels around it."""
+    """``[9 out, hidden]``: what a pixel adds to each of the 9 pixels around it. More rows of zeros for GPUs."""
     last_bias: Tensor
     """``[out]``."""
     border: Tensor | None
@@ -58,8 +59,12 @@ def matrices_of(
     # A pixel adds to its neighbours what a convolution takes from them: the kernel, turned by 180 degrees.
     last = weight3[:, : len(weight2)].flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)  # [9 out, hidden]
     border = {"zeros": None, "ones": weight3.sum(1).flatten(1), "indicator": weight3[:, -1].flatten(1)}  # [out, 9]
+    inputs = torch.cat(first, 1)
+    multiple = _multiple(inputs)
+    inputs = F.pad(inputs, (0, -inputs.shape[1] % multiple))
+    last = F.pad(last, (0, 0, 0, -len(last) % multiple))
     return Matrices(
-        first=(torch.cat(first, 1), bias1),
+        first=(inputs, bias1),
         second=(weight2.flatten(1), bias2),
         last=last,
         last_bias=bias3,
@@ -76,25 +81,34 @@ def three_convolutions(matrices: Matrices, x: Tensor, context: Tensor | None) ->
         x: ``[N, C, H, W]``.
         context: ``[N, K, 1, 1]`` or ``[N, K, H, W]``, or None.
     """
-    rows = _rows(x.to(matrices.last.dtype), context, matrices.sees_border)  # [N, H, W, in]
-    products = three_layers(rows.flatten(0, 2), matrices.first, matrices.second, matrices.last)  # [N H W, 9 out]
-    output = overlaps(products.unflatten(0, rows.shape[:3])) + matrices.last_bias  # [N, H, W, out]
+    rows = _rows(x.to(matrices.last.dtype), context, matrices.sees_border, matrices.first[0].shape[1])  # [N, H, W, in]
+    products = three_layers(rows.flatten(0, 2), matrices.first, matrices.second, matrices.last)
+    products = products.unflatten(0, rows.shape[:3])  # [N, H, W, 9 out]
+    output = overlaps(products, len(matrices.last_bias)) + matrices.last_bias  # [N, H, W, out]
     if matrices.border is not None:
-        output = output + F.linear(_border(output), matrices.border)
+        output = output + F.linear(_border(output.permute(0, 3, 1, 2)), matrices.border)
     return output.permute(0, 3, 1, 2)  # [N, out, H, W]
 
 
-def _rows(x: Tensor, context: Tensor | None, sees_border: bool) -> Tensor:
-    """Return what the first layer sees of every pixel, ``[N, H, W, in]``."""
-    rows = [windows(x.permute(0, 2, 3, 1))]  # [N, H, W, 9 C]
-    pixels = rows[0].shape[:3]
+def _multiple(like: Tensor) -> int:
+    """Return what divides the sides of matrices: the fast kernels of GPUs take rows of a multiple of 16 bytes alone."""
+    return 16 // like.itemsize if like.is_cuda else 1
+
+
+def _rows(x: Tensor, context: Tensor | None, sees_border: bool, width: int) -> Tensor:
+    """Return what the first layer sees of every pixel, ``[N, H, W, width]``; zeros at the end."""
+    pixels = [len(x), *x.shape[2:]]
+    others = []
     if sees_border:
-        rows.append(_border(rows[0]).expand(*pixels, -1))  # [N, H, W, 9]
+        others.append(_border(x).expand(*pixels, -1))  # [N, H, W, 9]
     if context is not None:
-        rows.append(context.to(x.dtype).permute(0, 2, 3, 1).expand(*pixels, -1))  # [N, H, W, K]
-    return rows[0] if len(rows) == 1 else torch.cat(rows, 3)
+        others.append(context.to(x.dtype).permute(0, 2, 3, 1).expand(*pixels, -1))  # [N, H, W, K]
+    if not others:
+        return windows(x.permute(0, 2, 3, 1), width)
+    rows = torch.cat([windows(x.permute(0, 2, 3, 1)), *others], 3)
+    return rows if rows.shape[3] == width else F.pad(rows, (0, width - rows.shape[3]))
 
 
 def _border(like: Tensor) -> Tensor:
-    """Return the 3x3 windows of an image that is 0 inside ``like [N, H, W, C]`` and 1 outside: ``[1, H, W, 9]``."""
-    return 1 - windows(like.new_ones(1, *like.shape[1:3], 1))
+    """Return the 3x3 windows of an image that is 0 inside ``like [N, C, H, W]`` and 1 outside: ``[1, H, W, 9]``."""
+    return 1 - windows(like.new_ones(1, *like.shape[2:], 1))

@@ -53,8 +53,8 @@ def _forward(
     w1, w2, w3 = w1.T, w2.T, w3.T
     for x, h1, h2, out in zip(inputs, *hidden, outputs, strict=True):
         h1, h2 = h1[: len(x)], h2[: len(x)]
-        torch.addmm(b1, x, w1, out=h1).relu_()
-        torch.addmm(b2, h1, w2, out=h2).relu_()
+        _relu_layer(b1, x, w1, h1)
+        _relu_layer(b2, h1, w2, h2)
         torch.mm(h2, w3, out=out)
     return output, hidden1, hidden2
 
@@ -82,11 +82,9 @@ def _backward(
     for x, h1, h2, g3, out in zip(*blocks, strict=True):
         g1, g2 = scratch1[: len(x)], scratch2[: len(x)]
         torch.addmm(grad_w3, g3.T, h2, out=grad_w3)
-        _relu_backward(torch.mm(g3, w3, out=g2), h2)
-        grad_b2 += g2.sum(0)
+        grad_b2 += _relu_backward(torch.mm(g3, w3, out=g2), h2)
         torch.addmm(grad_w2, g2.T, h1, out=grad_w2)
-        _relu_backward(torch.mm(g2, w2, out=g1), h1)
-        grad_b1 += g1.sum(0)
+        grad_b1 += _relu_backward(torch.mm(g2, w2, out=g1), h1)
         torch.addmm(grad_w1, g1.T, x, out=grad_w1)
         torch.mm(g1, w1, out=out)
     return grad_rows, grad_w1, grad_b1, grad_w2, grad_b2, grad_w3
@@ -107,9 +105,23 @@ class _ThreeLayers(torch.autograd.Function):
         return None, *_backward(*gradients, *ctx.saved_tensors)
 
 
-def _relu_backward(gradient: Tensor, output: Tensor) -> None:
-    """Set the gradient to 0, in place, where the output of the ReLU is 0."""
+def _relu_layer(bias: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Write ``relu(x W + b)``."""
+    if x.is_cuda:  # one kernel
+        torch._addmm_activation(bias, x, weight, out=out)
+    else:
+        torch.addmm(bias, x, weight, out=out).relu_()
+
+
+def _relu_backward(gradient: Tensor, output: Tensor) -> Tensor:
+    """Set the gradient to 0, in place, where the output of the ReLU is 0; return its sum over rows."""
+    if gradient.is_cuda and gradient.dtype != torch.float64:
+        from glow.networks.kernels import are_available, relu_backward_and_sum  # slow to import
+
+        if are_available():
+            return relu_backward_and_sum(gradient, output)
     torch.ops.aten.threshold_backward.grad_input(gradient, output, 0, grad_input=gradient)
+    return gradient.sum(0)
 
 
 def _blocks(width: int, *matrices: Tensor) -> list[tuple[Tensor, ...]]:

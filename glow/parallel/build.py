@@ -15,6 +15,7 @@ from glow.models.glow import Glow
 from glow.parallel.layout import Layout, Replicated
 from glow.parallel.pipelined import Pipelined
 from glow.parallel.placement import Placement
+from glow.parallel.recorded import Recorded
 from glow.parallel.sharded import Sharded
 
 
@@ -37,4 +38,20 @@ def lay_out(model: nn.Module, run: TrainRun, placement: Placement, accelerator: 
         return Sharded(model, placement, accelerator, run)
     if run.compile:
         compile_steps(model)
-    return Replicated(model, placement, accelerator, config.reduce_dtype)
+    layout = Recorded if records_steps(run, accelerator.device.type) else Replicated
+    return layout(model, placement, accelerator, config.reduce_dtype)
+
+
+def records_steps(run: TrainRun, device: str) -> bool:
+    """Return whether training steps on a kind of device are replayed as CUDA graphs.
+
+    Raises:
+        ValueError: when the configuration asks for it where it is not possible.
+    """
+    if run.cuda_graph and device != "cuda":
+        raise ValueError("cuda_graph: true, but there is no GPU here; leave it out")
+    if run.cuda_graph is None:
+        # The matrix exponential of an orthogonal permutation looks at values on the host.
+        can_be = run.memory != "reversible" and run.model.permutation != "orthogonal" and not run.is_of_vectors
+        return device == "cuda" and run.parallel.mode == "ddp" and can_be
+    return run.cuda_graph

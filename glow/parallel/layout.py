@@ -64,31 +64,14 @@ class Layout(Protocol):
         """Return the whole model with its current weights on the main process; None on others (a collective)."""
 
 
-class Replicated:
-    """Every process holds the whole model and gets the same gradients, by DistributedDataParallel or alone."""
+class Whole:
+    """Every process holds the whole model and gets the same gradients; a subclass implements ``backward``."""
 
-    def __init__(
-        self, model: nn.Module, placement: Placement, accelerator: Accelerator, reduce_dtype: str = "float32"
-    ) -> None:
+    def __init__(self, model: nn.Module, placement: Placement, accelerator: Accelerator) -> None:
         self.model = model
         self.placement = placement
         self.num_copies = placement.num_replicas
         self._accelerator = accelerator
-        self._wrapped = accelerator.prepare_model(model)
-        if isinstance(self._wrapped, DistributedDataParallel) and reduce_dtype in COMPRESS_HOOKS:
-            self._wrapped.register_comm_hook(None, COMPRESS_HOOKS[reduce_dtype])
-
-    def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
-        """Add to the gradients, one microbatch at a time."""
-        total = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
-        for microbatch, is_last in microbatches(inputs, microbatch_size):
-            # The gradients are reduced once, with the last microbatch.
-            with nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
-                scaled = scale * self._wrapped(*microbatch).sum()
-                # The reduction takes the mean over processes.
-                (self.num_copies * scaled).backward()
-            total += scaled.detach()
-        return total
 
     def log_prob(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the log-probabilities ``[N]``."""
@@ -105,6 +88,30 @@ class Replicated:
     def whole_model(self) -> nn.Module | None:
         """Return the model of the main process."""
         return self.model if self._accelerator.is_main_process else None
+
+
+class Replicated(Whole):
+    """The whole model in every process, by DistributedDataParallel or alone."""
+
+    def __init__(
+        self, model: nn.Module, placement: Placement, accelerator: Accelerator, reduce_dtype: str = "float32"
+    ) -> None:
+        super().__init__(model, placement, accelerator)
+        self._wrapped = accelerator.prepare_model(model)
+        if isinstance(self._wrapped, DistributedDataParallel) and reduce_dtype in COMPRESS_HOOKS:
+            self._wrapped.register_comm_hook(None, COMPRESS_HOOKS[reduce_dtype])
+
+    def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
+        """Add to the gradients, one microbatch at a time."""
+        total = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
+        for microbatch, is_last in microbatches(inputs, microbatch_size):
+            # The gradients are reduced once, with the last microbatch.
+            with nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
+                scaled = scale * self._wrapped(*microbatch).sum()
+                # The reduction takes the mean over processes.
+                (self.num_copies * scaled).backward()
+            total += scaled.detach()
+        return total
 
 
 def microbatches(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[list[Tensor], bool]]:

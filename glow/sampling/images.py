@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from glow.execution.graphs import CudaGraphs
 from glow.models.flow import Flow
 from glow.models.glow import Glow
 from glow.models.images import quantize
@@ -86,6 +87,7 @@ def sample_images(
     draw.check(model.num_classes)
     parameter = next(model.parameters())
     group = group_size(model.image_shape)
+    decode = decoder(model)
     images: list[Tensor] = []
     for chunk in aligned_ranges(indices, group):
         noise = torch.zeros(group, model.num_dims, dtype=parameter.dtype)
@@ -95,7 +97,7 @@ def sample_images(
         labels = [draw.class_of(index, model.num_classes) for index in range(first, first + group)]
         rows = slice(chunk.start % group, chunk.start % group + len(chunk))
         latents = model.scale_noise(noise.to(parameter.device), temperature)
-        x = model.decode(latents, torch.tensor(labels).to(parameter.device) if model.num_classes else None)[rows]
+        x = decode(*latents, *([torch.tensor(labels).to(parameter.device)] if model.num_classes else []))[rows]
         for row in (~x.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
             warnings.warn(f"image {chunk[row]} at temperature {temperature} is not finite", stacklevel=2)
         images.extend(quantize(x, model.config.num_bits).cpu())
@@ -104,6 +106,22 @@ def sample_images(
             images = images[batch_size:]
     if images:
         yield torch.stack(images)
+
+
+def decoder(model: Glow) -> Callable[..., Tensor]:
+    """Return a function that takes latents, and labels if the model does, and decodes them; on a GPU as a CUDA graph.
+
+    Use it without gradients, while the weights stay as they are.
+    """
+
+    def decode(*inputs: Tensor) -> list[Tensor]:
+        num_levels = len(model.latent_shapes)
+        return [model.decode(inputs[:num_levels], *inputs[num_levels:])]
+
+    # The inverse of a mixture is a search that ends when all values are found.
+    can_be_recorded = next(model.parameters()).is_cuda and model.config.coupling != "mixture"
+    run = CudaGraphs(decode) if can_be_recorded else decode
+    return lambda *inputs: run(*inputs)[0]
 
 
 @torch.no_grad()

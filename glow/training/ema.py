@@ -21,12 +21,19 @@ class EMA:
         self.decay = decay
         self.average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
+    def weight(self, step: int) -> float:
+        """Return the weight of the parameters after ``step`` optimiser steps in the averages."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Include the parameters after ``step`` optimiser steps in the averages."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, model: nn.Module, weight: float | Tensor) -> None:
+        """Include the parameters in the averages, with this weight."""
         current = [local(parameter.detach()) for _, parameter in model.named_parameters()]
-        torch._foreach_lerp_([local(average) for average in self.average.values()], current, 1 - decay)
+        averages = [local(average) for average in self.average.values()]
+        if isinstance(weight, Tensor):  # torch's lerp takes numbers of the host alone
+            torch._foreach_add_(averages, torch._foreach_mul(torch._foreach_sub(current, averages), weight))
+        else:
+            torch._foreach_lerp_(averages, current, weight)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

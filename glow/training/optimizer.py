@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,16 @@ from glow.parallel.tensors import laid_out_like
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Build the optimiser of a configuration, fused where torch has fused kernels for CPU and GPU."""
-    betas = (config.beta1, config.beta2)
+    parameters, betas = list(parameters), (config.beta1, config.beta2)
+    # Capturable: learning rate and numbers of steps lie on the GPU, so that a step can be recorded.
+    options: dict[str, Any] = {"weight_decay": config.weight_decay, "capturable": parameters[0].is_cuda}
     match config.name:
         case "adam":
-            return torch.optim.Adam(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=True)
+            return torch.optim.Adam(parameters, config.lr, betas, fused=True, **options)
         case "adamw":
-            return torch.optim.AdamW(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=True)
+            return torch.optim.AdamW(parameters, config.lr, betas, fused=True, **options)
         case "adamax":
-            return torch.optim.Adamax(parameters, config.lr, betas, weight_decay=config.weight_decay, foreach=True)
+            return torch.optim.Adamax(parameters, config.lr, betas, foreach=True, **options)
         case "sgd":
             nesterov = config.beta1 > 0
             return torch.optim.SGD(parameters, config.lr, config.beta1, 0, config.weight_decay, nesterov=nesterov)

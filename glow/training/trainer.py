@@ -37,6 +37,7 @@ from glow.training.resuming import read_averages, read_moments
 from glow.training.schedule import learning_rate
 from glow.training.skipped import Skipped
 from glow.training.stop import StopRequest, record_stop, remove_stop_file
+from glow.training.update import Update
 from glow.training.validation import eval_mode, total_log_prob
 
 Validation = Callable[[], Iterable[TrainingBatch]]
@@ -77,6 +78,7 @@ class Trainer:
         self.bits_per_nat = 1 / (num_dims * math.log(2))
         self.optimizer = build_optimizer(self.model.parameters(), run.optimizer)
         self.ema = EMA(self.model, run.train.ema_decay)
+        self.update = Update(self.model, self.optimizer, self.ema, run)
         self.checkpoints = CheckpointManager(run.output, run.train.keep_last, run.train.keep_every)
         self.loss_scale = LossScale() if accelerator.mixed_precision == "fp16" else None
         self.drift = Drift(self.model, run, accelerator)
@@ -201,8 +203,7 @@ class Trainer:
 
     def _update(self, gradients: list[Tensor], norm: float, loss_scale: float) -> None:
         """Clip the gradients, and move the weights and their average; after an overflow, only lower the loss scale."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.num_updates, self.run.train.num_steps, self.run.optimizer)
+        lr = learning_rate(self.num_updates, self.run.train.num_steps, self.run.optimizer)
         if self.loss_scale:
             self.loss_scale.update(math.isfinite(norm))
         if not math.isfinite(norm):
@@ -210,10 +211,7 @@ class Trainer:
             return
         max_norm = self.run.optimizer.max_grad_norm
         factor = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
-        if factor != loss_scale:
-            torch._foreach_mul_(gradients, factor / loss_scale)
-        self.optimizer.step()
-        self.ema.update(self.model, self.num_updates + 1)
+        self.update(gradients, factor / loss_scale, lr, self.num_updates + 1)
 
     def validate(self, batches: Iterable[TrainingBatch]) -> float:
         """Return the mean bits/dim over the batches of all processes (a collective).

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from glow.bijectors.actnorm import ActNorm
+from glow.networks import dense
 from glow.networks.convolutional import CouplingNet
 
 
@@ -29,7 +30,9 @@ def network(seed=0, **options):
 @pytest.mark.parametrize("actnorm", [True, False])
 @pytest.mark.parametrize("context_channels", [0, 4])
 @pytest.mark.parametrize("padding", ["zeros", "ones", "indicator"])
-def test_network_is_its_convolutions(padding, context_channels, actnorm):
+@pytest.mark.parametrize("multiple", [1, 16])
+def test_network_is_its_convolutions(monkeypatch, padding, context_channels, actnorm, multiple):
+    monkeypatch.setattr(dense, "_multiple", lambda like: multiple)  # as on a GPU
     net = network(padding=padding, context_channels=context_channels, actnorm=actnorm)
     x, weight = random(3, 5, 6, 4, requires_grad=True), random(3, 12, 6, 4)
     context = random(3, 4, 1, 1) if context_channels else None

@@ -24,3 +24,13 @@ def test_overlaps_are_the_adjoint_of_windows():
     assert torch.allclose((windows(x) * columns).sum(), (x * overlaps(columns)).sum())
     assert torch.autograd.gradcheck(windows, x)
     assert torch.autograd.gradcheck(overlaps, columns)
+
+
+def test_wider_windows_end_in_zeros_and_their_adjoint_ignores_the_end():
+    x, columns = random(2, 4, 5, 3, requires_grad=True), random(2, 4, 5, 32, requires_grad=True)
+    wide = windows(x, 32)
+    assert torch.equal(wide[..., :27], windows(x))
+    assert not wide[..., 27:].any()
+    assert torch.equal(overlaps(columns, 3), overlaps(columns[..., :27]))
+    assert torch.autograd.gradcheck(lambda x: windows(x, 32), x)
+    assert torch.autograd.gradcheck(lambda columns: overlaps(columns, 3), columns)
