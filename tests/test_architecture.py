@@ -19,7 +19,8 @@ LAYERS = [
     ["glow.networks"],
     ["glow.execution"],
     ["glow.models"],
-    ["glow.cost", "glow.data.read"],
+    ["glow.cost", "glow.data.images"],
+    ["glow.data.read"],
     ["glow.data.prepare", "glow.data.vectors"],
     ["glow.parallel", "glow.sampling", "glow.importing"],
     ["glow.evaluation"],
@@ -48,6 +49,7 @@ ONLY_IN = {
     "torch.utils.tensorboard": {"glow.training.board"},
     "sklearn": {"glow.data.prepare.digits", "glow.inference.logistic"},
     "normflows": {"glow.benchmarking.peers"},
+    "fsspec": {"glow.data.read.remote"},
     "triton": {"glow.networks.kernels"},
 }
 FILES = sorted([*Path("glow").rglob("*.py"), *Path("pipelines").rglob("*.py")])

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, se
 
 from glow.cli.files import PRIVATE, FileOption, file_options, find_config, group_options, list_text
 from glow.cli.messages import explain, locate, wanted
-from glow.data.read.files import PIPE
+from glow.data.read.pipe import PIPE
 
 FUNCTION = "function"  # options that name code to run
 RESUMING = ("train", "infer")  # stages whose --output holds the configuration of the run

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glow.data.prepare.opening import Place
-from glow.data.read.files import PIPE
+from glow.data.read.pipe import PIPE
 from glow.data.read.reader import SplitReader
 from glow.evaluation.facts import dataset_facts
 

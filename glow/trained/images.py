@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.prepare.decoding import ImageForm, decode
+from glow.data.images.decoding import ImageForm, decode
 from glow.data.read.batch import Batch
 from glow.data.read.loader import dequantization_noise
 from glow.evaluation.likelihood import Bound, score_batches

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from glow.data.prepare.decoding import ImageError, decode, image_errors
+from glow.data.images.decoding import ImageError, decode, image_errors
 from glow.files.limits import SAMPLE_BYTES
 
 EXTENSIONS = frozenset(

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from glow.data.images.decoding import ImageError
 from glow.data.prepare.base import FileSource
-from glow.data.prepare.decoding import ImageError
 
 
 class FolderSource(FileSource):

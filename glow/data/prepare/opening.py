@@ -12,8 +12,9 @@ from typing import Literal
 
 from glow.config import PrepareRun
 from glow.data.prepare.writer import prepare
-from glow.data.read.files import PIPE, join
+from glow.data.read.files import is_remote, join
 from glow.data.read.manifest import MANIFEST
+from glow.data.read.pipe import PIPE
 from glow.data.read.reader import SplitReader
 
 
@@ -44,8 +45,7 @@ class Place:
             ValueError: when there is a split, and the location is not a prepared data set.
         """
         location = location.rstrip("/") or location
-        is_remote = location.startswith((PIPE, "http://", "https://"))
-        if is_remote or Path(join(location, MANIFEST)).is_file():
+        if is_remote(location) or Path(join(location, MANIFEST)).is_file():
             return Place(location, split or default_split)
         if split is not None:
             raise ValueError(f"{location}: not a data set (no {MANIFEST}), so it has no split {split!r}")

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
-from glow.data.prepare.decoding import HAS_PAGES, ImageError, ImageForm
+from glow.data.images.decoding import HAS_PAGES, ImageError, ImageForm
 from glow.data.prepare.selection import Sample, Selection
 from glow.data.read.manifest import Shard, index_path, write_index
 from glow.data.read.workers import worker_count

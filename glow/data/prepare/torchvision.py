@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from glow.data.images.decoding import check_mode, image_errors
 from glow.data.prepare.base import Source
-from glow.data.prepare.decoding import check_mode, image_errors
 
 
 class TorchvisionSource(Source):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glow.config import PrepareRun, config_to_dict
 from glow.console import Progress
-from glow.data.prepare.decoding import ImageError, ImageForm
+from glow.data.images.decoding import ImageError, ImageForm
 from glow.data.prepare.selection import Selection, select_samples
 from glow.data.prepare.shards import ShardWriter, write_shards
 from glow.data.read.manifest import MANIFEST, Dataset, Shard, Split, index_path, load_dataset, write_manifest

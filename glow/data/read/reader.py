@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from glow.data.read.files import PIPE, UNKNOWN_SIZE, fetch, join, read_part
+from glow.data.images.png import decode_png
+from glow.data.read.files import fetch, join, read_part
 from glow.data.read.manifest import Dataset, Shard, index_path, load_dataset, read_index
-from glow.data.read.png import decode_png
+from glow.data.read.pipe import PIPE
+from glow.data.read.remote import UNKNOWN_SIZE
 
 GAP_BYTES = 2**16  # samples closer than this are read by one request, with the gap between them
 MAX_LABEL_BYTES = 18  # 18 digits fit into 64 bits

@@ -10,7 +10,7 @@ import pytest
 from conftest import read_split
 from pictures import encoded, key_of, make_folder, picture
 
-from glow.data.prepare.decoding import ImageError
+from glow.data.images.decoding import ImageError
 from glow.data.prepare.writer import prepare
 from glow.data.read.manifest import index_path, load_dataset, read_index
 from pipelines.prepare import main

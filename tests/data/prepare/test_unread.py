@@ -14,8 +14,8 @@ import pytest
 from pictures import MAKERS, encoded, make_folder, make_tar, make_zip, picture
 from PIL import Image
 
+from glow.data.images.decoding import ImageError
 from glow.data.prepare.base import describe_unread
-from glow.data.prepare.decoding import ImageError
 from glow.data.prepare.sources import open_source
 from glow.data.prepare.writer import prepare
 

@@ -12,10 +12,10 @@ from pictures import encoded, picture
 from PIL import Image
 
 from glow.config import PrepareRun
-from glow.data.prepare.decoding import ImageError, decode
+from glow.data.images.decoding import ImageError, decode
+from glow.data.images.png import check_complete, decode_png
 from glow.data.prepare.writer import prepare
 from glow.data.read.manifest import load_dataset, read_index
-from glow.data.read.png import check_complete, decode_png
 from glow.data.read.reader import SplitReader
 
 

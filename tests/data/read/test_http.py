@@ -73,7 +73,7 @@ def test_request_that_keeps_failing_is_an_error_that_names_the_shard(server):
     url, handler = server
     reader = SplitReader(url, "train")
     handler.failures["/train-00003.tar"] = 99
-    with pytest.raises(ValueError, match=r"/train-00003\.tar: cannot be read, tried 3 times: HTTP Error 503"):
+    with pytest.raises(ValueError, match=r"/train-00003\.tar: cannot be read, tried 3 times: HTTP status 503"):
         reader.read([33])
     with pytest.raises(ValueError, match=r"/nothing: not a data set \(no dataset\.json\)"):
         SplitReader(f"{url}/nothing", "train")
@@ -149,8 +149,10 @@ def test_server_may_leave_the_size_open(dataset, odd_server):
     )
 
 
-@pytest.mark.parametrize("kind", ["short", "no-range"])
-def test_wrong_answers_of_a_server_are_tried_again_and_name_the_shard(odd_server, kind):
+@pytest.mark.parametrize(
+    ("kind", "message"), [("short", r"\d+ bytes, not those"), ("no-range", "another part of the file")]
+)
+def test_wrong_answers_of_a_server_are_tried_again_and_name_the_shard(odd_server, kind, message):
     reader = SplitReader(f"{odd_server}/{kind}", "train")
-    with pytest.raises(ValueError, match=r"/train-00000\.tar: cannot be read, tried 2 times: \d+ bytes, not those"):
+    with pytest.raises(ValueError, match=rf"/train-00000\.tar: cannot be read, tried 2 times: {message}"):
         reader.read([3])

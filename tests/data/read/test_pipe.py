@@ -14,7 +14,7 @@ from training_runs import options
 
 from glow.cli import parse_config
 from glow.config import EvaluateRun, TrainRun
-from glow.data.read import files
+from glow.data.read import files, pipe
 from glow.data.read.batch import Share
 from glow.data.read.files import fetch, join, read_part
 from glow.data.read.loader import eval_batches
@@ -75,7 +75,7 @@ def test_command_that_keeps_failing_is_an_error_that_names_it():
 
 
 def test_stalling_command_is_ended_with_all_its_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(pipe, "TIMEOUT_S", 0.2)
     start = time.monotonic()
     mark = f"sleep 31.{tmp_path.name.encode().hex()[:6]}"
     with pytest.raises(ValueError, match=r"tried 3 times: no output for 0\.2 s"):
@@ -119,7 +119,7 @@ def test_no_room_for_copies_is_said_at_once_and_leaves_nothing(dataset, command,
         raise OSError(28, "No space left on device")
 
     reader = SplitReader(command, "test")
-    monkeypatch.setattr(files, "_run", full)
+    monkeypatch.setattr(pipe, "_run", full)
     with pytest.raises(ValueError, match=r"no room for a copy of pipe:.*; set TMPDIR"):
         reader.read([0])
     assert not list(tmp_path.glob("glow-*/*.partial"))

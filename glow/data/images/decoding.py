@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glow.config import PrepareRun
-from glow.data.prepare.metadata import upright, without_metadata
-from glow.data.read.png import check_complete, check_pixels
+from glow.data.images.metadata import upright, without_metadata
+from glow.data.images.png import check_complete, check_pixels
 
 # Pillow tries no other formats. It would pass an EPS file to Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP")

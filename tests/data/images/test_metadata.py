@@ -10,8 +10,8 @@ import pytest
 from pictures import encoded, picture
 from PIL import Image
 
-from glow.data.prepare.decoding import ImageError, decode
-from glow.data.prepare.metadata import without_metadata
+from glow.data.images.decoding import ImageError, decode
+from glow.data.images.metadata import without_metadata
 
 
 def with_exif(entries, orientation=6):

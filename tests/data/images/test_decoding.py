@@ -11,7 +11,7 @@ import pytest
 from pictures import MAKERS, encoded, make_zip, picture
 from PIL import Image
 
-from glow.data.prepare.decoding import ImageError, decode
+from glow.data.images.decoding import ImageError, decode
 from glow.data.prepare.sources import open_source
 
 

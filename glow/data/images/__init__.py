@@ -1,0 +1,1 @@
+"""From the bytes of an image file to pixels, and to the one form that a model sees."""
