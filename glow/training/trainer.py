@@ -204,6 +204,8 @@ class Trainer:
     def _update(self, gradients: list[Tensor], norm: float, loss_scale: float) -> None:
         """Clip the gradients, and move the weights and their average; after an overflow, only lower the loss scale."""
         lr = learning_rate(self.num_updates, self.run.train.num_steps, self.run.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         if self.loss_scale:
             self.loss_scale.update(math.isfinite(norm))
         if not math.isfinite(norm):

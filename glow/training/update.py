@@ -38,7 +38,7 @@ class Update:
         Args:
             gradients: The gradients; they are multiplied by ``factor`` in place.
             factor: Of clipping and of the loss scale.
-            lr: The learning rate.
+            lr: The learning rate, which the optimiser has already.
             num_updates: Number of updates with this one.
         """
         weight = self.ema.weight(num_updates)
@@ -49,8 +49,6 @@ class Update:
             return
         if factor != 1:
             torch._foreach_mul_(gradients, factor)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self.optimizer.step()
         self.ema.update(self.model, weight)
 

@@ -67,7 +67,8 @@ def write_images(folder):
 def platform_of_figures():
     """Return what decides about the last bits of results."""
     cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    return {"torch": torch.__version__, "cpu": cpu, "python": platform.machine()}
+    vectors = torch.backends.cpu.get_cpu_capability()  # one name of a CPU stands for several generations
+    return {"torch": torch.__version__, "cpu": cpu, "python": platform.machine(), "vectors": vectors}
 
 
 def checksums(checkpoint):

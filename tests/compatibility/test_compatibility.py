@@ -26,7 +26,9 @@ def root(request, tmp_path):
 
 def is_same_platform(root):
     """Whether results are those of the archive to the last bit."""
-    return json.loads((root / "expected/platform.json").read_text())["platform"] == platform_of_figures()
+    recorded = json.loads((root / "expected/platform.json").read_text())["platform"]
+    # The archive of 0.1.0 does not name them; results are other ones with AVX2.
+    return {"vectors": "AVX512", **recorded} == platform_of_figures()
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -36,6 +36,7 @@ def trained(name, is_recorded, monkeypatch):
     for number in range(1, 5):
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient.normal_()
+        optimizer.param_groups[0]["lr"] = 0.01 * number
         move(gradients, 0.5 / number, 0.01 * number, number)
     return model, ema, move
 
