@@ -20,7 +20,8 @@ class PrepareRun:
 
     source: list[str]
     """Images: a folder, a zip or an uncompressed tar of a folder, torchvision:NAME[:SPLIT], or digits. Class folders
-    become labels. Give the option several times to join sources: --source A --source B."""
+    become labels. Or shards in the layout of WebDataset: a folder of tars, 'x-{000..099}.tar', 'x-*.tar', from disk or
+    http(s)://, s3://, gs://, hf://. Give the option several times to join sources: --source A --source B."""
     output: str
     """Directory of the data set to write, usually data/NAME. It must be new or empty."""
     validation: str | None = None
@@ -28,6 +29,9 @@ class PrepareRun:
     validation split."""
     test: str | None = None
     """Images of the test split: a fraction (0.1), a count (5000), or a source of their own. Default: no test split."""
+    label: str | None = None
+    """Labels of shards: cls (a file beside the image), json:KEY (a key of the .json beside it; json:A.B for a key in a
+    mapping), folder (of the key), or none. Default: cls if the samples have it."""
     size: int | tuple[int, int] | None = None
     """Size of the stored images in pixels: SIZE for SIZE x SIZE, or '[HEIGHT, WIDTH]'. Images are resized with
     antialiasing and cropped at the centre. Default: no change; all images must then have one size."""

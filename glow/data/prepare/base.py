@@ -148,9 +148,13 @@ class FileSource(Source):
 
     def check_size(self, index: int, num_bytes: int) -> None:
         """Raise an ImageError when a file is too large for an image; call it before reading."""
-        limit = SAMPLE_BYTES.value
-        if num_bytes > limit:
-            raise ImageError(
-                self.location(index),
-                f"has {num_bytes} bytes uncompressed; at most {limit} are read (set by {SAMPLE_BYTES.variable})",
-            )
+        check_image_size(self.location(index), num_bytes)
+
+
+def check_image_size(name: str, num_bytes: int) -> None:
+    """Raise an ImageError when a file is too large for an image; call it before reading."""
+    limit = SAMPLE_BYTES.value
+    if num_bytes > limit:
+        raise ImageError(
+            name, f"has {num_bytes} bytes uncompressed; at most {limit} are read (set by {SAMPLE_BYTES.variable})"
+        )

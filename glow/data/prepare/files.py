@@ -90,14 +90,14 @@ class ZipSource(FileSource):
         return self.handle.read(info)
 
 
-def tar_members(spec: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of an uncompressed tar.
+def tar_members(spec: str, path: str | None = None) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an uncompressed tar: the file ``path``, which is called ``spec`` in messages.
 
     Raises:
         ValueError: when it is damaged, also where Python's tarfile takes a damaged header for the end.
     """
     try:
-        with tarfile.open(spec, "r:") as tar:
+        with tarfile.open(path or spec, "r:") as tar:
             position = -1
             while (member := tar.next()) is not None:
                 if member.offset <= position:

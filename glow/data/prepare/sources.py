@@ -6,18 +6,30 @@ from pathlib import Path
 
 from glow.data.prepare.base import Source
 from glow.data.prepare.digits import DigitsSource
-from glow.data.prepare.files import FolderSource, TarSource, ZipSource
+from glow.data.prepare.files import FolderSource, TarSource, ZipSource, tar_members
+from glow.data.prepare.labels import LabelRule
+from glow.data.prepare.shard_names import are_shards, shard_names
 from glow.data.prepare.torchvision import TorchvisionSource
+from glow.data.prepare.webshards import ShardsSource
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def open_source(spec: str, torchvision_root: str = "data/torchvision", download: bool = False) -> Source:
-    """Open a folder, a zip, a tar, ``torchvision:NAME[:SPLIT]`` or ``digits``.
+def open_source(
+    spec: str, torchvision_root: str = "data/torchvision", download: bool = False, label: str | None = None
+) -> Source:
+    """Open a folder, a zip, a tar, shards, ``torchvision:NAME[:SPLIT]`` or ``digits``.
 
     Raises:
         ValueError: when there is no such source, or it cannot be read.
     """
+    rule = LabelRule.parse(label)
+    if are_shards(spec):
+        return ShardsSource(spec, shard_names(spec), rule)
+    if Path(spec).suffix == ".tar" and Path(spec).is_file() and (label or holds_labels(spec)):
+        return ShardsSource(spec, [spec], rule)
+    if label is not None:
+        raise ValueError(f"label: {label!r}, but {spec} is not made of shards (tars in the layout of WebDataset)")
     if spec == "digits":
         return DigitsSource()
     if spec.startswith("torchvision:"):
@@ -26,7 +38,9 @@ def open_source(spec: str, torchvision_root: str = "data/torchvision", download:
     if path.is_dir():
         return FolderSource(spec)
     if not path.is_file():
-        raise ValueError(f"{spec}: no such folder, zip or tar (other sources: torchvision:NAME[:SPLIT], digits)")
+        raise ValueError(
+            f"{spec}: no such folder, zip or tar (others: 'shard-{{00..99}}.tar', torchvision:NAME[:SPLIT], digits)"
+        )
     with path.open("rb") as stream:
         head = stream.read(8)
     for magic, name in COMPRESSED.items():
@@ -35,3 +49,8 @@ def open_source(spec: str, torchvision_root: str = "data/torchvision", download:
                 f"{spec}: compressed with {name}, which allows no random access; decompress it to a plain tar"
             )
     return ZipSource(spec) if head.startswith(b"PK") else TarSource(spec)
+
+
+def holds_labels(path: str) -> bool:
+    """Return whether a tar has files with labels beside its images, as a shard of WebDataset may."""
+    return any(member.name.lower().endswith(".cls") for member in tar_members(path))

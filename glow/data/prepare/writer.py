@@ -18,6 +18,7 @@ from glow.locking import locked
 
 # Options that do not change what a data set holds.
 INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")
+LATER = {"label": None}
 LOCK, PARTIAL = ".lock", ".partial"
 EMPTY = {LOCK, PARTIAL, "lost+found"}  # what a directory that counts as empty may hold
 
@@ -95,7 +96,9 @@ def find_prepared(config: PrepareRun) -> Dataset | None:
 
 def preparation(config: PrepareRun) -> dict[str, object]:
     """Return the options that decide the content of a data set."""
-    return {name: value for name, value in config_to_dict(config).items() if name not in INCIDENTAL}
+    options = {name: value for name, value in config_to_dict(config).items() if name not in INCIDENTAL}
+    # Data sets of version 0.1.0 do not know these.
+    return {name: value for name, value in options.items() if not (name in LATER and value == LATER[name])}
 
 
 def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, name: str) -> Dataset:

@@ -23,6 +23,7 @@ from glow.data.read.remote import PROTOCOLS, read_remote
 from glow.files.limits import Limit
 
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
+PART_BYTES = 2**24  # of a file that is copied
 MOST_S = 45.0  # for all tries together; after that there is no further one
 
 Result = TypeVar("Result")
@@ -81,6 +82,24 @@ def read_part(location: str, start: int = 0, end: int | None = None, most: Limit
     if is_remote(location):
         return _persistently(location, lambda: read_remote(location, start, end, most))
     return _persistently(location, lambda: _read_local(location, start, most.value + 1 if most else end))
+
+
+def copy(location: str, path: Path) -> None:
+    """Write a file of a server or an object store to ``path``, part by part, with the retries of ``read_part``.
+
+    Raises:
+        ValueError: when there is no such file, or it cannot be read.
+    """
+    try:
+        with path.open("wb") as file:
+            while True:
+                start = file.tell()
+                content, size = read_part(location, start, start + PART_BYTES)
+                file.write(content)
+                if len(content) < PART_BYTES or file.tell() == size:
+                    return
+    except FileNotFoundError as error:
+        raise ValueError(f"{location}: cannot be read: there is no such file") from error
 
 
 def fetch(location: str, sha256: str, num_bytes: int) -> str:

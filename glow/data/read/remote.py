@@ -47,6 +47,23 @@ def file_system(location: str) -> Any:
     return fsspec.filesystem("http", client_kwargs={"timeout": timeout, "auto_decompress": False, "trust_env": True})
 
 
+def list_remote(pattern: str) -> list[str]:
+    """Return the files of an object store that a glob matches, sorted, with their protocol.
+
+    Raises:
+        ValueError: for http, which has no lists, and when the store cannot be read.
+    """
+    protocol = pattern.partition("://")[0]
+    if protocol in ("http", "https"):
+        raise ValueError(f"{pattern}: a web server has no list of files; name them, as in {{000..099}}")
+    try:
+        return sorted(f"{protocol}://{name}" for name in file_system(pattern).glob(pattern))
+    except ValueError:
+        raise
+    except Exception as error:  # each store has errors of its own
+        raise ValueError(f"{pattern}: cannot be listed: {' '.join(str(error).split())}") from error
+
+
 def read_remote(location: str, start: int, end: int | None, most: Limit | None) -> tuple[bytes, int]:
     """Return the bytes ``start .. end - 1`` of a file, and the size of the file or ``UNKNOWN_SIZE``.
 

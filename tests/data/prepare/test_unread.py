@@ -30,15 +30,15 @@ def test_files_of_other_kinds_are_counted_in_one_line(tmp_path, kind):
     assert all(part in str(warning.message) for part in (", 1 .avif", ", 1 others"))
 
 
-def test_labels_beside_the_images_of_a_tar_are_named(tmp_path):
-    members = {f"{i}.{ext}": encoded(picture(i)) for i in range(3) for ext in ("png", "cls", "json", "txt")}
-    with pytest.warns(UserWarning, match=r"not read: 3 \.cls, 3 \.json, 3 \.txt; .*labels .* class folders"):
+def test_what_lies_beside_the_images_of_a_tar_is_named(tmp_path):
+    members = {f"{i}.{ext}": encoded(picture(i)) for i in range(3) for ext in ("png", "json", "txt")}
+    with pytest.warns(UserWarning, match=r"not read: 3 \.json, 3 \.txt; .*labels .* class folders"):
         open_source(make_tar(tmp_path / "shard.tar", members))
 
 
 def test_source_of_other_kinds_alone_says_which(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no images \(.*\), but 2 \.tar"):
-        open_source(make_folder(tmp_path / "shards", {"0.tar": b"x", "1.tar": b"x"}))
+    with pytest.raises(ValueError, match=r"holds no images \(.*\), but 2 \.rar"):
+        open_source(make_folder(tmp_path / "shards", {"0.rar": b"x", "1.rar": b"x"}))
 
 
 def test_number_of_kinds_is_bounded_and_what_the_system_writes_does_not_count():
