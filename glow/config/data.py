@@ -17,6 +17,9 @@ class DataConfig:
     """Prepared data set: the directory that holds dataset.json, or its http(s) URL. On the command line also
     pipe:COMMAND: a shell command that writes one file to its output, where {} stands for the name of the file. Each
     machine then fetches each shard once, to TMPDIR."""
+    root: str | None = None
+    """Of a linked data set: folder above its shards, if these are files outside of its own folder. Other stages take it
+    from the environment variable GLOW_DATA_ROOT. Default: none."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2. Leave it off where left and right differ, as in
     digits or text."""

@@ -29,6 +29,9 @@ class PrepareRun:
     validation split."""
     test: str | None = None
     """Images of the test split: a fraction (0.1), a count (5000), or a source of their own. Default: no test split."""
+    link: bool = False
+    """Leave shards where they are: write dataset.json and indices with checksums, and copy no image. Images are decoded
+    and brought to size and colour when they are read. It needs size."""
     label: str | None = None
     """Labels of shards: cls (a file beside the image), json:KEY (a key of the .json beside it; json:A.B for a key in a
     mapping), folder (of the key), or none. Default: cls if the samples have it."""
@@ -60,6 +63,8 @@ class PrepareRun:
         require(self.shard_size >= 1, "shard_size", self.shard_size, "give 1 or more")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
         require(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        require(not self.link or self.size is not None, "size", self.size, "with link give the size of the images")
+        require(not self.link or self.on_error == "stop", "on_error", self.on_error, "with link give stop")
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size or (1, 1)
         fits = height >= 1 and width >= 1 and height * width <= MAX_PIXELS
         require(

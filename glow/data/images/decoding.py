@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from glow.config import PrepareRun
 from glow.data.images.metadata import upright, without_metadata
@@ -72,6 +73,13 @@ def decode(name: str, data: bytes) -> Image.Image:
         return upright(image)
 
 
+def decoder_version() -> str:
+    """Return the programs that decide the pixels of an image: Pillow, and its decoders of JPEG and WebP."""
+    versions = [f"Pillow {PIL.__version__}"]
+    versions += [f"{name} {features.version(part)}" for name, part in (("JPEG", "jpg"), ("WebP", "webp"))]
+    return ", ".join(versions)
+
+
 def has_pages(image: Image.Image, data: bytes) -> bool:
     """Return whether an image file holds more pages or frames than the one that was decoded."""
     if image.format != "GIF":
@@ -123,6 +131,19 @@ class ImageForm:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         return (1 if self.is_grey else 3, self.height, self.width)
+
+    @staticmethod
+    def of_shape(shape: tuple[int, int, int]) -> ImageForm:
+        """Return the form to which all images are brought: shape ``[C, H, W]``."""
+        return ImageForm(shape[0] == 1, *shape[1:], resizes=True, recolors=True)
+
+    def pixels(self, name: str, image: Image.Image) -> np.ndarray:
+        """Return an image in this form, uint8 ``[C, H, W]``.
+
+        Raises:
+            ImageError: as ``apply``.
+        """
+        return self.apply(name, image).reshape(self.height, self.width, -1).transpose(2, 0, 1)
 
     def apply(self, name: str, image: Image.Image) -> np.ndarray:
         """Return an image in this form, uint8 ``[H, W]`` or ``[H, W, 3]``.

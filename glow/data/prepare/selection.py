@@ -46,7 +46,7 @@ def select_samples(config: PrepareRun) -> Selection:
     }
     own = {split: value for split, value in held_out.items() if isinstance(value, str)}
     specs = [*config.source, *own.values()]
-    sources = [open_source(spec, config.torchvision_root, config.download, config.label) for spec in specs]
+    sources = [open_source(spec, config.torchvision_root, config.download, config.label, config.link) for spec in specs]
     classes = join_classes(sources, num_train=len(config.source))
     samples = name_samples(sources, classes)
 

@@ -21,7 +21,8 @@ from typing import BinaryIO
 
 from glow.data.images.decoding import HAS_PAGES, ImageError, ImageForm
 from glow.data.prepare.selection import Sample, Selection
-from glow.data.read.manifest import Shard, index_path, write_index
+from glow.data.read.index import index_path, write_index
+from glow.data.read.manifest import Shard
 from glow.data.read.workers import worker_count
 
 # A Unix socket takes a path of 107 bytes, of which multiprocessing needs about 35 for the names in TMPDIR.

@@ -16,18 +16,22 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb
 
 
 def open_source(
-    spec: str, torchvision_root: str = "data/torchvision", download: bool = False, label: str | None = None
+    spec: str,
+    torchvision_root: str = "data/torchvision",
+    download: bool = False,
+    label: str | None = None,
+    links: bool = False,
 ) -> Source:
     """Open a folder, a zip, a tar, shards, ``torchvision:NAME[:SPLIT]`` or ``digits``.
 
     Raises:
         ValueError: when there is no such source, or it cannot be read.
     """
-    rule = LabelRule.parse(label)
-    if are_shards(spec):
-        return ShardsSource(spec, shard_names(spec), rule)
-    if Path(spec).suffix == ".tar" and Path(spec).is_file() and (label or holds_labels(spec)):
-        return ShardsSource(spec, [spec], rule)
+    shards = _shards_of(spec, is_one=label is not None or links)
+    if shards:
+        return ShardsSource(spec, shards, LabelRule.parse(label), links)
+    if links:
+        raise ValueError(f"link: {spec} is not made of shards (tars in the layout of WebDataset); leave link out")
     if label is not None:
         raise ValueError(f"label: {label!r}, but {spec} is not made of shards (tars in the layout of WebDataset)")
     if spec == "digits":
@@ -51,6 +55,16 @@ def open_source(
     return ZipSource(spec) if head.startswith(b"PK") else TarSource(spec)
 
 
-def holds_labels(path: str) -> bool:
-    """Return whether a tar has files with labels beside its images, as a shard of WebDataset may."""
-    return any(member.name.lower().endswith(".cls") for member in tar_members(path))
+def _shards_of(spec: str, is_one: bool) -> list[str]:
+    """Return the shards that a source means; none if it means something else.
+
+    Args:
+        spec: The source.
+        is_one: Whether one tar is a shard in any case. Else it is one if it has files with labels beside its images.
+    """
+    if are_shards(spec):
+        return shard_names(spec)
+    if Path(spec).suffix != ".tar" or not Path(spec).is_file():
+        return []
+    is_one = is_one or any(member.name.lower().endswith(".cls") for member in tar_members(spec))
+    return [spec] if is_one else []

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import mmap
 import tempfile
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
 
@@ -24,17 +28,27 @@ from glow.data.read.files import copy, is_remote
 
 NUM_READERS = 4  # shards that are fetched at a time
 MAX_OPEN = 64
-Span = tuple[int, int]
+
+
+class File(NamedTuple):
+    """A file in a tar: its name there, offset and size in bytes."""
+
+    name: str
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
 class ShardSample:
-    """An image in a shard: its key there, name and span (offset, size) of its file, and its label if there is one."""
+    """An image in a shard: its key there, its file, its label if there is one.
+
+    ``checksum`` is the CRC-32 of the file, where it was asked for.
+    """
 
     key: str
-    name: str
-    span: Span
+    file: File
     label: str | None
+    checksum: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,32 +60,39 @@ class Scan:
         unused: Files that are not read, by extension.
         without_image: Keys of the samples without an image.
         keys_of_json: Keys of the first ``.json``, where no label is taken from it.
+        num_bytes: Size of the shard.
+        sha256: Its checksum, where it was asked for.
     """
 
     samples: list[ShardSample]
     unused: Counter[str]
     without_image: list[str]
     keys_of_json: tuple[str, ...]
+    num_bytes: int
+    sha256: str | None
 
 
 class ShardsSource(Source):
     """The images of shards in the layout of WebDataset.
 
-    Shards of servers and object stores are copied to a temporary directory, which lives as long as the source.
+    Shards of servers and object stores are copied to a temporary directory, which lives as long as the source. If they
+    are to be linked, the copies are removed one by one, and images cannot be loaded.
 
     Args:
         spec: The text that the user typed.
         locations: The shards, in order.
         rule: Where labels are.
+        links: Whether the shards are to be linked: checksums are taken.
     """
 
-    def __init__(self, spec: str, locations: Sequence[str], rule: LabelRule) -> None:
+    def __init__(self, spec: str, locations: Sequence[str], rule: LabelRule, links: bool = False) -> None:
         self.locations = list(locations)
         self.copies = list(self.locations)
-        scans = self._scan(rule)
+        self.links = links
+        self.scans = scans = self._scan(rule)
         samples = [(number, sample) for number, scan in enumerate(scans) for sample in scan.samples]
         self.samples = samples
-        names = [sample.name for _, sample in samples]
+        names = [sample.file.name for _, sample in samples]
         super().__init__(spec, names, names, labels_of(spec, [sample for _, sample in samples], rule))
         _warn_of_unused(spec, scans, len(samples), has_labels=self.labels is not None)
 
@@ -85,7 +106,10 @@ class ShardsSource(Source):
                 path = Path(self.handle.name) / f"{number}.tar"
                 copy(location, path)
                 self.copies[number] = str(path)
-            return scan_shard(location, self.copies[number], rule)
+            scan = scan_shard(location, self.copies[number], rule, self.links)
+            if self.links and is_remote(location):
+                Path(self.copies[number]).unlink()
+            return scan
 
         scans = []
         with Progress(len(self.locations), "shard") as progress, ThreadPoolExecutor(NUM_READERS) as pool:
@@ -97,7 +121,7 @@ class ShardsSource(Source):
     def location(self, index: int) -> str:
         """Return the name of an image for messages."""
         number, sample = self.samples[index]
-        return f"{self.locations[number]}: {sample.name}"
+        return f"{self.locations[number]}: {sample.file.name}"
 
     def load(self, index: int) -> Image.Image:
         """Read and decode one image."""
@@ -107,9 +131,9 @@ class ShardsSource(Source):
     def read(self, index: int) -> bytes:
         """Return the content of one file."""
         number, sample = self.samples[index]
-        offset, size = sample.span
-        check_image_size(self.location(index), size)
-        return self._open(number)[offset : offset + size]
+        file = sample.file
+        check_image_size(self.location(index), file.size)
+        return self._open(number)[file.offset : file.offset + file.size]
 
     @cached_property
     def _opened(self) -> dict[int, mmap.mmap]:
@@ -127,13 +151,14 @@ class ShardsSource(Source):
         return {name: value for name, value in super().__getstate__().items() if name != "_opened"}
 
 
-def scan_shard(location: str, path: str, rule: LabelRule) -> Scan:
+def scan_shard(location: str, path: str, rule: LabelRule, takes_checksums: bool = False) -> Scan:
     """Read the headers of a shard, and the labels.
 
     Args:
         location: The shard, for messages.
         path: The file that holds it.
         rule: Where labels are.
+        takes_checksums: Whether to read all of it, for checksums of the shard and of each image.
 
     Raises:
         ValueError: when the shard is damaged or hostile, holds a file twice, or a label cannot be used; names the file.
@@ -147,24 +172,28 @@ def scan_shard(location: str, path: str, rule: LabelRule) -> Scan:
             label = key.partition("/")[0] if rule.kind == "folder" and "/" in key else None
             if images and rule.member in members:
                 used.add(str(rule.member))
-                offset, size = members[str(rule.member)]
-                name = f"{location}: {key}.{rule.member}"
-                if size > MAX_JSON_BYTES:
-                    raise ValueError(f"{name}: {size} bytes, too many for a label")
-                stream.seek(offset)
-                label = rule.find(name, stream.read(size))
+                file = members[str(rule.member)]
+                name = f"{location}: {file.name}"
+                if file.size > MAX_JSON_BYTES:
+                    raise ValueError(f"{name}: {file.size} bytes, too many for a label")
+                stream.seek(file.offset)
+                label = rule.find(name, stream.read(file.size))
             if images:
-                samples.append(ShardSample(key, f"{key}.{images[0]}", members[images[0]], label))
+                checksum = _checksum(stream, members[images[0]]) if takes_checksums else None
+                samples.append(ShardSample(key, members[images[0]], label, checksum))
                 if not keys_of_json and "json" in members and "json" not in used:
                     keys_of_json = _keys_of_json(stream, members["json"])
             else:
                 without_image.append(key)
             unused.update(extension for extension in members if extension not in used)
-    return Scan(samples, unused, without_image, keys_of_json)
+        num_bytes = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest() if takes_checksums else None
+    return Scan(samples, unused, without_image, keys_of_json, num_bytes, sha256)
 
 
-def files_of(location: str, path: str) -> Iterator[tuple[str, Span]]:
-    """Yield name, offset and size of each file of a shard.
+def files_of(location: str, path: str) -> Iterator[File]:
+    """Yield the files of a shard.
 
     Raises:
         ValueError: when a member leaves the archive, or is a link.
@@ -176,21 +205,21 @@ def files_of(location: str, path: str) -> Iterator[tuple[str, Span]]:
                 f"{location}: member {member.name!r} is a link or a sparse file; pack the files themselves"
             )
         if member.isreg():
-            yield member.name, (member.offset_data, member.size)
+            yield File(member.name, member.offset_data, member.size)
 
 
-def grouped(location: str, files: Iterable[tuple[str, Span]]) -> Iterator[tuple[str, Mapping[str, Span]]]:
-    """Yield the key of each sample, and the spans of its files by extension: neighbours that share a key.
+def grouped(location: str, files: Iterable[File]) -> Iterator[tuple[str, Mapping[str, File]]]:
+    """Yield the key of each sample, and its files by extension: neighbours that share a key.
 
     Raises:
         ValueError: when a sample holds two files of one extension.
     """
     from webdataset.tariterators import group_by_keys  # slow to import
 
-    named = ({"fname": name, "data": span, "__url__": location} for name, span in files)
+    named = ({"fname": file.name, "data": file, "__url__": location} for file in files)
     try:
         for sample in group_by_keys(named):
-            yield sample["__key__"], {name: span for name, span in sample.items() if not name.startswith("__")}
+            yield sample["__key__"], {name: file for name, file in sample.items() if not name.startswith("__")}
     except ValueError as error:
         if "duplicate file name" not in str(error):
             raise
@@ -219,13 +248,15 @@ def labels_of(spec: str, samples: Sequence[ShardSample], rule: LabelRule) -> lis
     )
 
 
-def _keys_of_json(stream: Any, span: Span) -> tuple[str, ...]:
-    import json
+def _checksum(stream: BinaryIO, file: File) -> int:
+    stream.seek(file.offset)
+    return zlib.crc32(stream.read(file.size))
 
-    offset, size = span
-    stream.seek(offset)
+
+def _keys_of_json(stream: BinaryIO, file: File) -> tuple[str, ...]:
+    stream.seek(file.offset)
     try:
-        value = json.loads(stream.read(min(size, MAX_JSON_BYTES)))
+        value = json.loads(stream.read(min(file.size, MAX_JSON_BYTES)))
     except (ValueError, RecursionError):
         return ()
     return tuple(map(str, value)) if isinstance(value, dict) else ()

@@ -10,15 +10,17 @@ from pathlib import Path
 from glow.config import PrepareRun, config_to_dict
 from glow.console import Progress
 from glow.data.images.decoding import ImageError, ImageForm
+from glow.data.prepare.linking import write_linked
 from glow.data.prepare.selection import Selection, select_samples
 from glow.data.prepare.shards import ShardWriter, write_shards
-from glow.data.read.manifest import MANIFEST, Dataset, Shard, Split, index_path, load_dataset, write_manifest
+from glow.data.read.index import index_path
+from glow.data.read.manifest import MANIFEST, Dataset, Shard, Split, load_dataset, write_manifest
 from glow.files.writing import sync
 from glow.locking import locked
 
 # Options that do not change what a data set holds.
 INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")
-LATER = {"label": None}
+LATER = {"label": None, "link": False}
 LOCK, PARTIAL = ".lock", ".partial"
 EMPTY = {LOCK, PARTIAL, "lost+found"}  # what a directory that counts as empty may hold
 
@@ -79,6 +81,9 @@ def find_prepared(config: PrepareRun) -> Dataset | None:
         return None
     if (target / PARTIAL / MANIFEST).is_file():  # of a run that was killed at its end: prepare finishes it
         return None
+    # Indices may lie beside the shards that they link, but not take the place of other indices.
+    if config.link and target.is_dir() and not [*target.glob("*.idx"), *target.glob(MANIFEST)]:
+        return None
     if not (target / MANIFEST).is_file():
         raise ValueError(f"{target}: exists, and prepare did not make it; choose another --output")
     dataset = load_dataset(target)
@@ -87,6 +92,8 @@ def find_prepared(config: PrepareRun) -> Dataset | None:
     for split in dataset.splits.values():
         for shard in split.shards:
             path = target / shard.path
+            if shard.location is not None and index_path(path).is_file():
+                continue
             if not (path.is_file() and path.stat().st_size == shard.num_bytes and index_path(path).is_file()):
                 raise ValueError(
                     f"{target}: damaged: {shard.path} or its index is missing or cut; choose another --output"
@@ -102,6 +109,8 @@ def preparation(config: PrepareRun) -> dict[str, object]:
 
 
 def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, name: str) -> Dataset:
+    if config.link:
+        return write_linked(config, selection, directory, Path(config.output).resolve(), preparation(config))
     form = _find_form(config, selection)
     writer = ShardWriter(selection, form, directory, config.shard_size, skips=config.on_error == "skip")
     shards: dict[str, list[Shard]] = {split: [] for split in selection.splits}

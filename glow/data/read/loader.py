@@ -121,7 +121,7 @@ class _TrainStream(IterableDataset[Batch | ValueError]):
         self.seed = seed
         self.images_seen = images_seen
         self.share = share
-        self.reader = SplitReader(config.path, "train")
+        self.reader = SplitReader(config.path, "train", config.root)
         if not len(self.reader):
             raise ValueError(f"{config.path}: the train split holds no image")
 

@@ -1,9 +1,8 @@
-"""The description of a data set: dataset.json, and an index beside each shard with the places of its samples."""
+"""The description of a data set: dataset.json."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections import Counter
@@ -12,32 +11,49 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from glow.config import MAX_PIXELS
 from glow.data.read.files import is_remote, join, read_whole
-from glow.files.limits import INDEX_BYTES, JSON_BYTES, SAMPLE_BYTES
+from glow.data.read.pipe import PIPE
+from glow.data.read.remote import PROTOCOLS
+from glow.files.limits import JSON_BYTES
 from glow.files.reading import parse_json
 from glow.files.schema import from_plain
 from glow.files.writing import write_whole
 
 MANIFEST = "dataset.json"
-INDEX_VERSION = "v1.2"
+LINKED = ("location", "index_sha256", "decoder")
 MIN_SAMPLE_BYTES = 1024  # of a tar: a header, and a block of data
-MAX_KEY_BYTES = 255
+MAX_LOCATION_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file of samples ``<key>.png`` and, if labelled, ``<key>.cls``; its index lies beside it as ``.idx``."""
+    """One tar file of samples ``<key>.png`` and, if labelled, ``<key>.cls``; its index lies beside it as ``.idx``.
+
+    In a linked data set, the samples of a split in one tar that lies elsewhere.
+
+    Attributes:
+        path: Name of the tar, beside dataset.json. Of a linked one: name of the index.
+        num_images: Number of images of the split.
+        num_bytes: Size of the tar.
+        sha256: Checksum of the tar.
+        location: Of a linked one: path or URL of the tar.
+        index_sha256: Of a linked one: checksum of the shape of the images and of the index.
+    """
 
     path: str
     num_images: int
     num_bytes: int
     sha256: str
+    location: str | None = None
+    index_sha256: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values: names become parts of paths, URLs and commands, checksums become names of files."""
+        if (self.location is None) != (self.index_sha256 is None):
+            raise ValueError(f"{self.path[:80]}: location and index_sha256 belong together")
+        if self.location is not None:
+            check_location(self.location)
         if not re.fullmatch(r"\w[\w.-]{0,250}", self.path):
             raise ValueError(f"shard path {self.path[:80]!r} is not the plain name of a file beside it")
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
@@ -57,7 +73,8 @@ class Split:
     @staticmethod
     def of(shards: Sequence[Shard]) -> Split:
         """Return the split that consists of ``shards``."""
-        digest = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
+        hashes = (f"{shard.sha256}{shard.index_sha256 or ''}" for shard in shards)
+        digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
         return Split(sum(shard.num_images for shard in shards), tuple(shards), digest)
 
     def check(self) -> None:
@@ -86,6 +103,7 @@ class Dataset:
         splits: The splits by name: train, validation, test.
         preparation: The options of ``prepare`` that decide the content.
         left_out: ``{"name", "reason"}`` of every image that could not be used.
+        decoder: Of a linked data set: the programs that decoded its images when it was made. None: it is not linked.
     """
 
     name: str
@@ -95,6 +113,7 @@ class Dataset:
     splits: dict[str, Split]
     preparation: dict[str, Any]
     left_out: tuple[dict[str, str], ...] = ()
+    decoder: str | None = None
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -108,6 +127,10 @@ class Dataset:
             raise ValueError(f"bit_depth: {self.bit_depth} is not allowed; 8 is the only one")
         if self.classes is not None and not self.classes:
             raise ValueError("classes: empty; null means no labels")
+        for name, split in self.splits.items():
+            for shard in split.shards:
+                if (shard.location is None) != (self.decoder is None):
+                    raise ValueError(f"splits.{name}: {shard.path} and decoder: a data set is linked as a whole or not")
 
     def split(self, name: str) -> Split:
         """Return one split.
@@ -120,22 +143,24 @@ class Dataset:
         return self.splits[name]
 
 
-@dataclass(frozen=True)
-class SampleIndex:
-    """The places of the samples in one shard.
-
-    Attributes:
-        keys: The keys of the samples, UTF-8, ``[n]``.
-        spans: Offset and size in bytes of the PNG and of the label, ``[n, 4]``; a label size of 0 means no label.
-    """
-
-    keys: np.ndarray
-    spans: np.ndarray
+def check_location(location: str) -> None:
+    """Raise a ValueError unless a location is a path or a URL of a known protocol; a stranger may have written it."""
+    protocol, separator, _ = location.partition("://")
+    is_plain = location.isprintable() and 0 < len(location.encode()) <= MAX_LOCATION_BYTES
+    if not is_plain or location.startswith(PIPE) or "::" in location or (separator and protocol not in PROTOCOLS):
+        known = ", ".join(f"{name}://" for name in PROTOCOLS)
+        raise ValueError(f"location {location[:80]!r} is not allowed: a path, or one of {known}")
 
 
 def write_manifest(directory: Path, dataset: Dataset) -> None:
     """Write dataset.json, onto the disk."""
-    write_whole(directory / MANIFEST, json.dumps(asdict(dataset), indent=1) + "\n")
+    content = asdict(dataset, dict_factory=_without_links)
+    write_whole(directory / MANIFEST, json.dumps(content, indent=1) + "\n")
+
+
+def _without_links(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Leave out what data sets have that are linked alone."""
+    return {key: value for key, value in items if value is not None or key not in LINKED}
 
 
 def load_dataset(directory: str | Path) -> Dataset:
@@ -170,72 +195,3 @@ def load_dataset(directory: str | Path) -> Dataset:
     except ValueError as error:
         raise ValueError(f"{path}: not a readable {MANIFEST}: {error}") from error
     return dataset
-
-
-def index_path(shard: Path) -> Path:
-    """Return the path of the index of a shard."""
-    return shard.with_suffix(".idx")
-
-
-def write_index(path: Path, samples: Sequence[Sequence[tuple[str, int, int, str]]]) -> None:
-    """Write the index of a shard, in the text format of NVIDIA DALI's ``wds2idx``.
-
-    Args:
-        path: The file to write.
-        samples: The members of each sample: extension, offset, size in bytes, name in the tar.
-    """
-    lines = [" ".join(f"{ext} {offset} {size} {name}" for ext, offset, size, name in sample) for sample in samples]
-    path.write_text("\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n", encoding="utf-8")
-
-
-def read_index(path: str | Path) -> SampleIndex:
-    """Read the index of a shard from a path or a URL.
-
-    Raises:
-        ValueError: when it is missing or damaged, or a sample has no PNG.
-    """
-    try:
-        content = read_whole(str(path), INDEX_BYTES)
-    except OSError as error:
-        raise ValueError(f"{path}: the index of this shard is missing; prepare the data set again") from error
-    header, *_ = content.split(b"\n", 1)
-    # Counted before memory is taken. The last line may lack its end.
-    num_lines = content.count(b"\n") + (not content.endswith(b"\n")) - 1
-    if header.split() != f"{INDEX_VERSION} {num_lines}".encode().split():
-        raise ValueError(f"{path}: damaged index: {num_lines} samples after the header {header[:80]!r}")
-    keys, spans = [], np.zeros((num_lines, 4), dtype=np.int64)
-    lines = iter(io.BytesIO(content))
-    next(lines)
-    for row, line in enumerate(lines):
-        try:
-            key, spans[row] = _parse_sample(line.decode().rstrip("\r\n"))
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{path}: damaged index, or a sample without a PNG, at line {row + 2}") from error
-        keys.append(key)
-    _check_spans(path, spans)
-    return SampleIndex(np.array(keys), spans)
-
-
-def _parse_sample(line: str) -> tuple[bytes, tuple[int, ...]]:
-    """Return the key of a sample, and offset and size of the PNG and of the label."""
-    words = line.split(" ")
-    members = {words[i]: words[i + 1 : i + 4] for i in range(0, len(words), 4)}
-    offset, size, name = members["png"]
-    label_offset, label_size, _ = members.get("cls", ("0", "0", ""))
-    numbers = (offset, size, label_offset, label_size)
-    key = name.removesuffix(".png").encode()
-    # 18 digits fit into 64 bits.
-    if not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers) or not 0 < len(key) <= MAX_KEY_BYTES:
-        raise ValueError(line)
-    return key, tuple(map(int, numbers))
-
-
-def _check_spans(path: str | Path, spans: np.ndarray) -> None:
-    """Raise a ValueError unless the samples lie one after the other, and none is empty or too large."""
-    offsets, sizes = spans[:, [0, 2]], spans[:, [1, 3]]
-    SAMPLE_BYTES.check(f"{path}: a sample", int(sizes.max(initial=0)))
-    ends = (offsets + sizes).max(axis=1)
-    starts = np.where(sizes > 0, offsets, np.iinfo(np.int64).max).min(axis=1)
-    wrong = np.flatnonzero((sizes[:, 0] == 0) | (starts < np.concatenate([[0], ends[:-1]])))
-    if len(wrong):
-        raise ValueError(f"{path}: damaged index: line {wrong[0] + 2} overlaps the line before it, or has an empty PNG")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from glow.data.images.decoding import ImageForm, decode, decoder_version
 from glow.data.images.png import decode_png
 from glow.data.read.files import fetch, join, read_part
-from glow.data.read.manifest import Dataset, Shard, index_path, load_dataset, read_index
+from glow.data.read.index import SampleIndex, index_path, read_index, read_linked_index
+from glow.data.read.links import resolve
+from glow.data.read.manifest import Dataset, Shard, load_dataset
 from glow.data.read.pipe import PIPE
 from glow.data.read.remote import UNKNOWN_SIZE
 
@@ -31,7 +36,7 @@ def is_member(data: bytes, start: int, name: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as stored in a shard: its key, the bytes of the PNG, and the text of its label (empty: no label)."""
+    """One image as stored in a shard: its key, the bytes of its file, and the text of its label (empty: no label)."""
 
     key: str
     png: bytes
@@ -46,24 +51,37 @@ class Sample:
 class SplitReader:
     """The images of one split, numbered 0 .. n - 1 in the order of the shards.
 
+    Args:
+        directory: The data set.
+        split: Name of the split.
+        root: Of a linked data set: a folder above its local files; see ``links.resolve``.
+
     Raises:
         ValueError: when the data set, the split or an index is missing, or an index does not match dataset.json.
     """
 
-    def __init__(self, directory: str | Path, split: str) -> None:
+    def __init__(self, directory: str | Path, split: str, root: str | None = None) -> None:
         self.directory = str(directory)
+        self.root = root
         self.dataset: Dataset = load_dataset(directory)
         self.split = self.dataset.split(split)
         indices = []
         for shard in self.split.shards:
             path = join(self.directory, str(index_path(Path(shard.path))))
-            indices.append(read_index(path))
+            indices.append(self._read_index(path, shard))
+            self._location(shard)  # before anything takes long
             if len(indices[-1].keys) != shard.num_images:
                 raise ValueError(f"{path}: {len(indices[-1].keys)} samples, but dataset.json says {shard.num_images}")
             end = int((indices[-1].spans[:, [0, 2]] + indices[-1].spans[:, [1, 3]]).max(initial=0))
             if end > shard.num_bytes:
                 raise ValueError(f"{path}: points at byte {end} of {shard.path}, which has {shard.num_bytes}")
-        self._indices = indices
+        self._indices: list[SampleIndex] = indices
+        if self.dataset.decoder not in (None, decoder_version()):
+            warnings.warn(
+                f"{directory}: linked with {self.dataset.decoder}, and read with {decoder_version()}: pixels may "
+                "differ a little",
+                stacklevel=2,
+            )
         self._first = np.cumsum([0, *(shard.num_images for shard in self.split.shards)])
         self._unreadable: dict[int, ValueError] = {}
 
@@ -75,9 +93,21 @@ class SplitReader:
         """Return the keys of all images, in the order of their numbers."""
         return [key.decode() for index in self._indices for key in index.keys]
 
+    def _read_index(self, path: str, shard: Shard) -> SampleIndex:
+        if shard.index_sha256 is None:
+            return read_index(path)
+        return read_linked_index(path, self.dataset.shape, shard.index_sha256)
+
+    def _location(self, shard: Shard) -> str:
+        if shard.location is None:
+            return join(self.directory, shard.path)
+        return resolve(shard.location, self.directory, self.root)
+
     @property
     def mean_sample_bytes(self) -> float:
         """The mean size of a sample in the shards, with its tar headers."""
+        if self.dataset.decoder is not None:  # most of a tar may belong to other splits
+            return sum(int(index.spans[:, 1].sum()) for index in self._indices) / max(1, len(self)) + 2 * BLOCK
         return sum(shard.num_bytes for shard in self.split.shards) / max(1, len(self))
 
     def verify(self) -> None:
@@ -87,7 +117,7 @@ class SplitReader:
             ValueError: when they differ; names the shard.
         """
         for shard in self.split.shards:
-            path = join(self.directory, shard.path)
+            path = self._location(shard)
             if hashlib.sha256(self._read_bytes(shard, 0, shard.num_bytes)).hexdigest() != shard.sha256:
                 raise ValueError(f"{path}: damaged or changed: its sha256 is not the one in dataset.json")
 
@@ -117,7 +147,7 @@ class SplitReader:
         return samples, errors
 
     def decode(self, sample: Sample) -> np.ndarray:
-        """Decode the PNG to uint8 ``[C, H, W]``.
+        """Decode an image to uint8 ``[C, H, W]``. Those of a linked data set are brought to its shape.
 
         Raises:
             ValueError: when the image or the label is damaged or does not match dataset.json; names the key.
@@ -128,6 +158,11 @@ class SplitReader:
             is_number = sample.cls.isdigit() and len(sample.cls) <= MAX_LABEL_BYTES
             if not is_number or (classes is not None and int(sample.cls) >= len(classes)):
                 raise ValueError(f"{self.directory}: sample {sample.key} is damaged: its label is {sample.cls[:40]!r}")
+        if self.dataset.decoder is not None:
+            try:
+                return ImageForm.of_shape(self.dataset.shape).pixels(sample.key, decode(sample.key, sample.png))
+            except ValueError as error:
+                raise ValueError(f"{self.directory}: sample {error}") from error
         try:
             return decode_png(sample.png, self.dataset.shape)
         except (OSError, SyntaxError, ValueError, struct.error) as error:
@@ -143,6 +178,10 @@ class SplitReader:
         samples = []
         for row, (png, cls), (png_size, cls_size) in zip(rows, (offsets - start).tolist(), sizes.tolist(), strict=True):
             key = index.keys[row]
+            if index.linked is not None:
+                sample = self._linked(data, png, png_size, shard, index, row)
+                samples.append((int(self._first[shard_number]) + row, sample))
+                continue
             # The index has no checksum of its own: the shard says which sample this is.
             if not (is_member(data, png, key + b".png") and (cls_size == 0 or is_member(data, cls, key + b".cls"))):
                 path = join(self.directory, str(index_path(Path(shard.path))))
@@ -150,6 +189,17 @@ class SplitReader:
             sample = Sample(key.decode(), data[png : png + png_size], data[cls : cls + cls_size])
             samples.append((int(self._first[shard_number]) + row, sample))
         return samples
+
+    def _linked(self, data: bytes, start: int, size: int, shard: Shard, index: SampleIndex, row: int) -> Sample:
+        """Return a sample that others wrote, if it is the one that was linked."""
+        assert index.linked is not None
+        key, content = index.keys[row].decode(), data[start : start + size]
+        name = index.linked.names[row]
+        if not is_member(data, start, name) or zlib.crc32(content) != index.linked.checksums[row]:
+            raise ValueError(
+                f"{self._location(shard)}: {name.decode(errors='replace')} is damaged or changed since it was linked"
+            )
+        return Sample(key, content, index.linked.labels[row])
 
     def _runs(self, numbers: Iterable[int]) -> Iterator[tuple[int, list[int]]]:
         """Group numbers into runs of near neighbours in one shard; yield its number and the rows of its index."""
@@ -162,7 +212,7 @@ class SplitReader:
                 yield int(shard[0]), (run - self._first[shard[0]]).tolist()
 
     def _read_bytes(self, shard: Shard, start: int, end: int) -> bytes:
-        location = join(self.directory, shard.path)
+        location = self._location(shard)
         try:
             place = fetch(location, shard.sha256, shard.num_bytes) if location.startswith(PIPE) else location
             data, size = read_part(place, start, end)

@@ -76,7 +76,8 @@ class ImageTask:
 
     @cached_property
     def _held_out(self) -> SplitReader | None:
-        return SplitReader(self.run.data.path, "validation") if "validation" in self.splits else None
+        data = self.run.data
+        return SplitReader(data.path, "validation", data.root) if "validation" in self.splits else None
 
     @property
     def _group_size(self) -> int:

@@ -12,7 +12,8 @@ from pictures import encoded, key_of, make_folder, picture
 
 from glow.data.images.decoding import ImageError
 from glow.data.prepare.writer import prepare
-from glow.data.read.manifest import index_path, load_dataset, read_index
+from glow.data.read.index import index_path, read_index
+from glow.data.read.manifest import load_dataset
 from pipelines.prepare import main
 
 

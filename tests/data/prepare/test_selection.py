@@ -11,7 +11,7 @@ from pictures import encoded, key_of, make_folder, picture
 
 from glow.data.prepare.selection import Sample, name_samples, parse_held_out
 from glow.data.prepare.writer import prepare
-from glow.data.read.manifest import read_index
+from glow.data.read.index import read_index
 
 
 def test_samples_are_shuffled_by_the_seed(pets, tmp_path):

@@ -15,7 +15,8 @@ from glow.config import PrepareRun
 from glow.data.images.decoding import ImageError, decode
 from glow.data.images.png import check_complete, decode_png
 from glow.data.prepare.writer import prepare
-from glow.data.read.manifest import load_dataset, read_index
+from glow.data.read.index import read_index
+from glow.data.read.manifest import load_dataset
 from glow.data.read.reader import SplitReader
 
 

@@ -29,6 +29,7 @@ class RangeHandler(BaseHTTPRequestHandler):
         elif "Range" in self.headers:
             data = file.read_bytes()
             first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            last = min(last, len(data) - 1)
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
             self.end_headers()

@@ -11,8 +11,8 @@ from training_runs import comparable, options, train_and
 
 from glow.config import DataConfig
 from glow.data.read.batch import Share
+from glow.data.read.index import index_path, read_index
 from glow.data.read.loader import train_batches
-from glow.data.read.manifest import index_path, read_index
 from glow.training.checkpoints.reading import read_state
 from glow.training.metrics import read_metrics
 from pipelines import train as train_stage
