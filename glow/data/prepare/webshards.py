@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import mmap
+import shutil
 import tempfile
 import warnings
+import weakref
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -98,12 +100,13 @@ class ShardsSource(Source):
 
     def _scan(self, rule: LabelRule) -> list[Scan]:
         if any(map(is_remote, self.locations)):
-            self.handle = tempfile.TemporaryDirectory(prefix="glow-shards-")
+            folder = Path(tempfile.mkdtemp(prefix="glow-shards-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
         def scan(number: int) -> Scan:
             location = self.locations[number]
             if is_remote(location):
-                path = Path(self.handle.name) / f"{number}.tar"
+                path = folder / f"{number}.tar"
                 copy(location, path)
                 self.copies[number] = str(path)
             scan = scan_shard(location, self.copies[number], rule, self.links)
