@@ -17,6 +17,15 @@ class DataConfig:
     """Prepared data set: the directory that holds dataset.json, or its http(s) URL. On the command line also
     pipe:COMMAND: a shell command that writes one file to its output, where {} stands for the name of the file. Each
     machine then fetches each shard once, to TMPDIR."""
+    stream: str | None = None
+    """Shards to train on in place of path, without an index: 'https://.../{0000..9999}.tar'. Images are drawn from
+    random shards, so an epoch has no meaning, and a resumed training draws other images. Set model.image_shape with it,
+    and model.num_classes for classes. For collections that are too large for prepare --link true."""
+    validation: str | None = None
+    """With stream: prepared or linked data set whose validation split is measured. Default: none."""
+    label: str = "cls"
+    """With stream and model.class_conditional: where the number of the class is. cls: a file beside the image;
+    json:KEY: a key of the .json beside it."""
     root: str | None = None
     """Of a linked data set: folder above its shards, if these are files outside of its own folder. Other stages take it
     from the environment variable GLOW_DATA_ROOT. Default: none."""
@@ -35,10 +44,14 @@ class DataConfig:
     stop."""
     max_skipped: float = 0.01
     """With on_error skip: end the training when more than this fraction of the images was skipped. In the first epoch
-    it is a fraction of the epoch, later of all images seen so far."""
+    it is a fraction of the epoch, later of all images seen so far. With stream it is a fraction of the images seen, of
+    10,000 at least."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        advice = "leave it out, or set data.stream"
+        require(self.validation is None or self.stream is not None, "data.validation", self.validation, advice)
+        require(self.label == "cls" or self.stream is not None, "data.label", self.label, advice)
         require(self.shift >= 0, "data.shift", self.shift, "give 0 or more")
         require(0 <= self.max_skipped < 1, "data.max_skipped", self.max_skipped, "give 0 or more, but less than 1")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "give 0 or more")

@@ -219,7 +219,8 @@ class TrainRun:
     @property
     def source(self) -> str:
         """Name of the training data in messages."""
-        return self.target.source or self.vectors.path or self.vectors.name or self.data.path
+        images = self.data.stream or self.data.path
+        return self.target.source or self.vectors.path or self.vectors.name or images
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,16 @@ from glow.training.checkpoints.models import check_shapes, shapes_of
 from glow.training.checkpoints.reading import STATE, read_config, read_shapes, read_state, read_tensors, weights_file
 
 # Options that may differ without a word: where files lie, and how the training is started.
-INCIDENTAL = ("output", "data.path", "data.root", "vectors.path", "data.num_workers", "time_limit", "num_processes")
+INCIDENTAL = (
+    "output",
+    "data.path",
+    "data.root",
+    "data.validation",
+    "vectors.path",
+    "data.num_workers",
+    "time_limit",
+    "num_processes",
+)
 # Options that decide the model, the data, its order, and the state of the optimiser.
 FIXED_GROUPS = ("model.", "flow.")
 FIXED = (
@@ -22,6 +31,8 @@ FIXED = (
     "target.anneal_steps",
     "data.flip",
     "data.shift",
+    "data.stream",
+    "data.label",
     "train.seed",
     "train.batch_size",
     "optimizer.name",

@@ -18,6 +18,9 @@ from glow.data.images.png import check_complete, check_pixels
 
 # Pillow tries no other formats. It would pass an EPS file to Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP")
+EXTENSIONS = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
+)
 HAS_PAGES = "has_pages"  # key in the info of a decoded image
 MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"))
 

@@ -13,12 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from glow.data.images.decoding import ImageError, decode, image_errors
+from glow.data.images.decoding import EXTENSIONS, ImageError, decode, image_errors
 from glow.files.limits import SAMPLE_BYTES
-
-EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
-)
 
 NUM_KINDS = 6  # that a message shows
 

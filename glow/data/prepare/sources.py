@@ -7,10 +7,10 @@ from pathlib import Path
 from glow.data.prepare.base import Source
 from glow.data.prepare.digits import DigitsSource
 from glow.data.prepare.files import FolderSource, TarSource, ZipSource, tar_members
-from glow.data.prepare.labels import LabelRule
-from glow.data.prepare.shard_names import are_shards, shard_names
 from glow.data.prepare.torchvision import TorchvisionSource
 from glow.data.prepare.webshards import ShardsSource
+from glow.data.read.labels import LabelRule
+from glow.data.read.shard_names import are_shards, shard_names
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 

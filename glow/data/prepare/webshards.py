@@ -22,11 +22,11 @@ from typing import Any, BinaryIO, NamedTuple
 from PIL import Image
 
 from glow.console import Progress
-from glow.data.images.decoding import decode, image_errors
-from glow.data.prepare.base import EXTENSIONS, NUM_KINDS, Source, check_image_size
+from glow.data.images.decoding import EXTENSIONS, decode, image_errors
+from glow.data.prepare.base import NUM_KINDS, Source, check_image_size
 from glow.data.prepare.files import check_member, tar_members
-from glow.data.prepare.labels import MAX_JSON_BYTES, LabelRule, class_names
 from glow.data.read.files import copy, is_remote
+from glow.data.read.labels import MAX_JSON_BYTES, LabelRule, class_names
 
 NUM_READERS = 4  # shards that are fetched at a time
 MAX_OPEN = 64

@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from glow.data.read.pipe import PIPE, copy_output, read_output
-from glow.data.read.remote import PROTOCOLS, read_remote
+from glow.data.read.remote import PROTOCOLS, open_remote, read_remote
 from glow.files.limits import Limit
 
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
@@ -98,6 +98,22 @@ def copy(location: str, path: Path) -> None:
                 file.write(content)
                 if len(content) < PART_BYTES or file.tell() == size:
                     return
+    except FileNotFoundError as error:
+        raise ValueError(f"{location}: cannot be read: there is no such file") from error
+
+
+def open_stream(location: str) -> BinaryIO:
+    """Open a file, or the body of a server's answer, to be read once from its beginning.
+
+    Raises:
+        ValueError: when it cannot be opened, after the retries of ``read_part``.
+    """
+    if location.startswith(PIPE):
+        raise ValueError(f"{location}: commands cannot be streamed")
+    try:
+        if is_remote(location):
+            return _persistently(location, lambda: open_remote(location))
+        return Path(location).open("rb")
     except FileNotFoundError as error:
         raise ValueError(f"{location}: cannot be read: there is no such file") from error
 

@@ -64,6 +64,24 @@ def list_remote(pattern: str) -> list[str]:
         raise ValueError(f"{pattern}: cannot be listed: {' '.join(str(error).split())}") from error
 
 
+def open_remote(location: str) -> Any:
+    """Return a file of a URL as a stream.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        OSError: when it is worth while to try again.
+        ValueError: when it is not.
+    """
+    try:
+        if urlsplit(location).scheme in ("http", "https"):
+            return _request(location, {})
+        return file_system(location).open(location, "rb")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # each store has errors of its own
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
 def read_remote(location: str, start: int, end: int | None, most: Limit | None) -> tuple[bytes, int]:
     """Return the bytes ``start .. end - 1`` of a file, and the size of the file or ``UNKNOWN_SIZE``.
 

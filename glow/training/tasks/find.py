@@ -5,6 +5,7 @@ from __future__ import annotations
 from glow.config import TrainRun
 from glow.data.read.manifest import load_dataset
 from glow.training.tasks.images import ImageTask, complete
+from glow.training.tasks.stream import StreamTask
 from glow.training.tasks.target import TargetTask
 from glow.training.tasks.task import Task
 from glow.training.tasks.vectors import VectorTask
@@ -20,5 +21,7 @@ def find_task(run: TrainRun) -> Task:
         return TargetTask(run)
     if run.is_of_vectors:
         return VectorTask(run)
+    if run.data.stream is not None:
+        return StreamTask(run)
     dataset = load_dataset(run.data.path)
     return ImageTask(complete(run, dataset), dataset)
