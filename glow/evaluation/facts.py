@@ -58,7 +58,7 @@ def dataset_facts(reader: SplitReader, split: str | None) -> dict[str, Any]:
         "split": split,
         "num_images": reader.split.num_images,
         "sha256": reader.split.sha256,
-    }
+    } | ({"decoder": reader.dataset.decoder} if reader.dataset.decoder else {})
 
 
 def invertibility_facts(model: Glow, batch: Batch) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,12 @@ Row = tuple[Sample, np.ndarray, np.ndarray]
 
 
 def streamed_batches(
-    config: DataConfig, model: ModelConfig, batch_size: int, seed: int, images_seen: int, share: Share
+    config: DataConfig,
+    model: ModelConfig,
+    batch_size: int,
+    position: tuple[int, int],
+    share: Share,
+    classes: Sequence[str] | None = None,
 ) -> Iterator[Batch]:
     """Return an endless iterator over this process's parts of the global batches, with fresh draws from a position on.
 
@@ -41,9 +46,9 @@ def streamed_batches(
         config: The shards, augmentation, number of workers.
         model: Says the shape of the images, and the number of classes.
         batch_size: The size of the global batch.
-        seed: The seed of the training.
-        images_seen: The position to start from.
+        position: The seed of the training, and the images seen before.
         share: Which process this is.
+        classes: The names of the classes, if labels may be names.
 
     Raises:
         ValueError: when there are no shards, or the batch is smaller than the number of processes.
@@ -53,7 +58,7 @@ def streamed_batches(
     if num_workers:
         shorten_socket_paths()
     loader = DataLoader(
-        _Stream(config, model, len(share.slots(batch_size)), (seed, images_seen), share),
+        _Stream(config, model, len(share.slots(batch_size)), position, share, classes),
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=4 if num_workers else None,
@@ -69,7 +74,13 @@ class _Stream(IterableDataset[Batch | ValueError]):
     """The batches of one reader: a process, or one of its workers."""
 
     def __init__(
-        self, config: DataConfig, model: ModelConfig, size: int, position: tuple[int, int], share: Share
+        self,
+        config: DataConfig,
+        model: ModelConfig,
+        size: int,
+        position: tuple[int, int],
+        share: Share,
+        classes: Sequence[str] | None,
     ) -> None:
         assert config.stream is not None
         assert model.image_shape is not None
@@ -78,6 +89,7 @@ class _Stream(IterableDataset[Batch | ValueError]):
         self.form, self.shape = ImageForm.of_shape(model.image_shape), model.image_shape
         self.rule = LabelRule.parse(config.label if model.class_conditional else "none")
         self.num_classes = model.num_classes or 0
+        self.numbers = {name: number for number, name in enumerate(classes or ())}
         self.skipped: list[str] = []
         self.num_failures = 0
 
@@ -150,6 +162,7 @@ class _Stream(IterableDataset[Batch | ValueError]):
         if self.rule.member not in sample:
             raise ValueError(f"{name}: has no .{self.rule.member} for its label")
         label = self.rule.find(name, sample[self.rule.member])
+        label = str(self.numbers.get(label, label))
         if not label.isdigit() or int(label) >= self.num_classes:
             raise ValueError(f"{name}: its label is {label!r}, but the model has classes 0 to {self.num_classes - 1}")
         return label.encode()

@@ -32,25 +32,28 @@ class StreamTask(ImageTask):
         if run.model.class_conditional and run.model.num_classes is None:
             raise ValueError("model.num_classes: not set; with data.stream and class_conditional give it")
         self.run = run
-        self.classes = None
         digest = hashlib.sha256(f"stream {run.data.stream}".encode()).hexdigest()
+        self.classes = None
         self.splits = {"train": Split(LEAST_IMAGES, (), digest)}
         if run.data.validation is not None:
             dataset = load_dataset(run.data.validation)
+            self.classes = dataset.classes if run.model.class_conditional else None
             path = dataclasses.replace(run.data, path=run.data.validation)
             complete(dataclasses.replace(run, data=path), dataset)  # checks the shape and the classes
             self.splits["validation"] = dataset.split("validation")
         if os.environ.get("RANK", "0") == "0":
             warnings.warn(
-                f"{run.data.stream} is streamed: images are drawn from random shards, and a resumed training draws other "
-                "ones; prepare --link true makes epochs and resumes exact",
+                f"{run.data.stream} is streamed: images are drawn from random shards, and a resumed training draws "
+                "other ones; prepare --link true makes epochs and resumes exact",
                 stacklevel=2,
             )
 
     def train_batches(self, images_seen: int, share: Share) -> Iterator[TrainingBatch]:
         """Return this process's parts of the global batches, endless, with fresh draws from ``images_seen`` on."""
         run = self.run
-        batches = streamed_batches(run.data, run.model, run.train.batch_size, run.train.seed, images_seen, share)
+        batches = streamed_batches(
+            run.data, run.model, run.train.batch_size, (run.train.seed, images_seen), share, self.classes
+        )
         return (dataclasses.replace(batch, is_conditional=run.model.class_conditional) for batch in batches)
 
     @cached_property

@@ -18,9 +18,9 @@ def written(tmp_path_factory):
     return write_with_shard_writer(tmp_path_factory.mktemp("stream") / "shards", count=60, maxcount=10)
 
 
-def take(source, count, share=None, images_seen=0, model=MODEL, batch_size=6, **options):
+def take(source, count, share=None, images_seen=0, model=MODEL, batch_size=6, classes=None, **options):
     config = DataConfig(stream=str(source), **options)
-    batches = streamed_batches(config, model, batch_size, 0, images_seen, share or Share())
+    batches = streamed_batches(config, model, batch_size, (0, images_seen), share or Share(), classes)
     return list(itertools.islice(batches, count))
 
 
@@ -60,6 +60,13 @@ def test_photos_of_any_size_are_brought_to_the_shape(tmp_path):
     assert batch.labels is None
 
 
+def test_labels_may_be_names_of_classes(tmp_path):
+    source = write_as_img2dataset(tmp_path / "shards")
+    batches = take(source, 3, classes=("dog", "other", "cat"), label="json:class.name")
+    for batch in batches:
+        assert batch.labels.tolist() == [[2, 0][int(key[-4:]) % 2] for key in batch.keys]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -93,5 +100,5 @@ def test_stream_of_nothing_readable_ends(tmp_path):
 
 
 def test_missing_shard_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"nothing\.tar: cannot be read: there is no such file"):
+    with pytest.raises(ValueError, match=r"nothing2?\.tar: cannot be read: there is no such file"):
         take(f"{tmp_path}/{{nothing,nothing2}}.tar", 1)
