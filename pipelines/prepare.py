@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from glow.cli import parse_config, run_stage
 from glow.config import PrepareRun
+from glow.data.prepare.preview import describe_sources
 from glow.data.prepare.writer import find_prepared, prepare
 from glow.data.read.manifest import Dataset
 
@@ -13,8 +14,11 @@ NUM_SHOWN = 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare a data set and say what it holds."""
+    """Prepare a data set and say what it holds; or say what it would hold."""
     config = parse_config(PrepareRun, argv, "prepare")
+    if config.dry_run:
+        print(describe_sources(config))
+        return
     dataset = find_prepared(config)
     if dataset is not None:
         print("already prepared with these options; to prepare it again, give another --output")

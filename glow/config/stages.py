@@ -51,6 +51,8 @@ class PrepareRun:
     on_error: Literal["stop", "skip"] = "stop"
     """What to do with an image that cannot be used. stop: end with an error. skip: leave it out and list it in
     dataset.json."""
+    dry_run: bool = False
+    """Write nothing: print how many images there are, their sizes, classes and splits."""
     torchvision_root: str = "data/torchvision"
     """With --source torchvision:NAME: directory of torchvision's data sets."""
     download: bool = False

@@ -20,7 +20,7 @@ from glow.locking import locked
 
 # Options that do not change what a data set holds.
 INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")
-LATER = {"label": None, "link": False}
+LATER = {"label": None, "link": False, "dry_run": False}
 LOCK, PARTIAL = ".lock", ".partial"
 EMPTY = {LOCK, PARTIAL, "lost+found"}  # what a directory that counts as empty may hold
 
