@@ -49,6 +49,7 @@ ONLY_IN = {
     "torch.utils.tensorboard": {"glow.training.board"},
     "sklearn": {"glow.data.prepare.digits", "glow.inference.logistic"},
     "normflows": {"glow.benchmarking.peers"},
+    "pyarrow": {"glow.data.prepare.parquet"},
     "fsspec": {"glow.data.read.remote"},
     "triton": {"glow.networks.kernels"},
 }

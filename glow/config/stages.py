@@ -21,7 +21,8 @@ class PrepareRun:
     source: list[str]
     """Images: a folder, a zip or an uncompressed tar of a folder, torchvision:NAME[:SPLIT], or digits. Class folders
     become labels. Or shards in the layout of WebDataset: a folder of tars, 'x-{000..099}.tar', 'x-*.tar', from disk or
-    http(s)://, s3://, gs://, hf://. Give the option several times to join sources: --source A --source B."""
+    http(s)://, s3://, gs://, hf://. Or Parquet files, named in the same ways. Give the option several times to join
+    sources: --source A --source B."""
     output: str
     """Directory of the data set to write, usually data/NAME. It must be new or empty."""
     validation: str | None = None
@@ -34,7 +35,8 @@ class PrepareRun:
     and brought to size and colour when they are read. It needs size."""
     label: str | None = None
     """Labels of shards: cls (a file beside the image), json:KEY (a key of the .json beside it; json:A.B for a key in a
-    mapping), folder (of the key), or none. Default: cls if the samples have it."""
+    mapping), folder (of the key), or none. Of Parquet files: column:NAME or none. Default: cls, or a column called
+    label, if there is one."""
     size: int | tuple[int, int] | None = None
     """Size of the stored images in pixels: SIZE for SIZE x SIZE, or '[HEIGHT, WIDTH]'. Images are resized with
     antialiasing and cropped at the centre. Default: no change; all images must then have one size."""

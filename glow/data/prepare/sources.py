@@ -7,6 +7,7 @@ from pathlib import Path
 from glow.data.prepare.base import Source
 from glow.data.prepare.digits import DigitsSource
 from glow.data.prepare.files import FolderSource, TarSource, ZipSource, tar_members
+from glow.data.prepare.parquet import SUFFIX, ParquetSource
 from glow.data.prepare.torchvision import TorchvisionSource
 from glow.data.prepare.webshards import ShardsSource
 from glow.data.read.labels import LabelRule
@@ -27,13 +28,13 @@ def open_source(
     Raises:
         ValueError: when there is no such source, or it cannot be read.
     """
-    shards = _shards_of(spec, is_one=label is not None or links)
-    if shards:
+    if spec.endswith(SUFFIX) and not links:
+        return ParquetSource(spec, shard_names(spec), label)
+    if shards := _shards_of(spec, is_one=label is not None or links):
         return ShardsSource(spec, shards, LabelRule.parse(label), links)
-    if links:
-        raise ValueError(f"link: {spec} is not made of shards (tars in the layout of WebDataset); leave link out")
-    if label is not None:
-        raise ValueError(f"label: {label!r}, but {spec} is not made of shards (tars in the layout of WebDataset)")
+    for name, value in (("link", links or None), ("label", label)):
+        if value is not None:
+            raise ValueError(f"{name}: {value!r}, but {spec} is not made of shards (tars in the layout of WebDataset)")
     if spec == "digits":
         return DigitsSource()
     if spec.startswith("torchvision:"):

@@ -53,9 +53,9 @@ class LabelRule:
             ValueError: when there is no label in it; names the sample.
         """
         if self.kind == "json":
-            return _checked(name, _value_of(name, content, self.key))
+            return checked_label(name, _value_of(name, content, self.key))
         try:
-            return _checked(name, content.decode().strip())
+            return checked_label(name, content.decode().strip())
         except UnicodeDecodeError as error:
             raise ValueError(f"{name}: its label is not a text") from error
 
@@ -82,8 +82,12 @@ def _value_of(name: str, content: bytes, key: Sequence[str]) -> Any:
     return value
 
 
-def _checked(name: str, value: Any) -> str:
+def checked_label(name: str, value: Any) -> str:
     """Return a label as a text.
+
+    Args:
+        name: Name of the sample, for messages.
+        value: What was found.
 
     Raises:
         ValueError: for numbers that are no class, texts that are empty or long, and other values.
