@@ -39,6 +39,10 @@ def open_source(
         return DigitsSource()
     if spec.startswith("torchvision:"):
         return TorchvisionSource(spec, torchvision_root, download)
+    return _open_path(spec)
+
+
+def _open_path(spec: str) -> Source:
     path = Path(spec)
     if path.is_dir():
         return FolderSource(spec)
