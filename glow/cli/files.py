@@ -43,9 +43,9 @@ def find_config(name: str) -> Path:
         ValueError: when there is none.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() and name not in config_names():
         raise ValueError(f"--config {name}: a folder; give the YAML file in it, as in {path / 'config.yaml'}")
-    if path.exists():
+    if path.exists() and not path.is_dir():
         return path
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"--config {name}: no such file; glow --help lists the packaged names")

@@ -7,12 +7,27 @@ import pytest
 import torch
 from batches import same, take
 
-from glow.config import DataConfig
+from glow.config import DataConfig, PrepareRun
+from glow.data.prepare.writer import prepare
 from glow.data.read.batch import Batch, Share
 from glow.data.read.loader import augment, dequantization_noise, eval_batches
 from glow.data.read.manifest import load_dataset
 from glow.data.read.reader import SplitReader
 from glow.randomness import generator
+
+
+@pytest.fixture(scope="module", params=["prepared", "linked"])
+def dataset(request, dataset, tmp_path_factory):
+    """The data set of 97 + 13 + 23 images, and one that links its shards."""
+    if request.param == "prepared":
+        yield dataset
+        return
+    linked = tmp_path_factory.mktemp("linked") / "tiny"
+    held_out = {name: f"{dataset}/{name}-*.tar" for name in ("validation", "test")}
+    prepare(PrepareRun([f"{dataset}/train-{{00000..00009}}.tar"], str(linked), link=True, size=8, **held_out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOW_DATA_ROOT", str(dataset))
+        yield linked
 
 
 @pytest.mark.parametrize("world", [2, 3, 7, 10])

@@ -5,6 +5,8 @@ import logging
 import pytest
 from batches import same, take
 
+from glow.config import PrepareRun
+from glow.data.prepare.writer import prepare
 from glow.data.read.manifest import load_dataset
 from glow.data.read.reader import SplitReader
 
@@ -38,6 +40,20 @@ def test_batches_from_a_bucket_are_those_of_the_files(dataset, bucket):
     assert load_dataset(bucket) == load_dataset(dataset)
     assert all(same(a, b) for a, b in zip(take(dataset, 12), take(bucket, 12), strict=True))
     assert all(same(a, b) for a, b in zip(take(dataset, 12), take(bucket, 12, num_workers=2), strict=True))
+
+
+def test_shards_of_a_bucket_are_linked_and_copied_as_those_of_the_disk(dataset, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOW_DATA_ROOT", str(dataset))
+    results = []
+    for place in (dataset, bucket):
+        for link in (True, False):
+            output = str(tmp_path / f"{len(results)}")
+            prepare(PrepareRun([f"{place}/train-*.tar"], output, size=8, link=link, num_workers=0, validation="9"))
+            results.append(output)
+    linked, copied, linked_s3, copied_s3 = results
+    assert load_dataset(linked_s3).splits["train"].shards[0].location == f"{bucket}/train-00000.tar"
+    for here, there in ((linked, linked_s3), (copied, copied_s3)):
+        assert all(same(a, b) for a, b in zip(take(here, 12), take(there, 12, num_workers=2), strict=True))
 
 
 def test_what_is_missing_is_named(bucket):
