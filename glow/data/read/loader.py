@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -106,10 +107,14 @@ def augment(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> 
     if config.shift:
         _, height, width = image.shape
         down, right = rng.integers(-config.shift, config.shift, size=2, endpoint=True).tolist()
-        rows = np.clip(np.arange(height) - down, 0, height - 1)
-        columns = np.clip(np.arange(width) - right, 0, width - 1)
-        image = image[:, rows[:, None], columns]
+        image = image.take(_shifted(height, down), 1).take(_shifted(width, right), 2)
     return np.ascontiguousarray(image)
+
+
+@cache
+def _shifted(size: int, by: int) -> np.ndarray:
+    """Return from where each of ``size`` rows or columns comes in a shift."""
+    return np.clip(np.arange(size) - by, 0, size - 1)
 
 
 class _TrainStream(IterableDataset[Batch | ValueError]):

@@ -176,7 +176,9 @@ class SplitReader:
         start = max(0, int(offsets[sizes > 0].min()) - BLOCK)
         data = self._read_bytes(shard, start, int((offsets + sizes).max()))
         samples = []
-        for row, (png, cls), (png_size, cls_size) in zip(rows, (offsets - start).tolist(), sizes.tolist(), strict=True):
+        # Four lists of numbers: a list for each sample would keep the garbage collector busy.
+        places = (*(offsets - start).T.tolist(), *sizes.T.tolist())
+        for row, png, cls, png_size, cls_size in zip(rows, *places, strict=True):
             key = index.keys[row]
             if index.linked is not None:
                 sample = self._linked(data, png, png_size, shard, index, row)

@@ -97,8 +97,8 @@ def complete(run: TrainRun, dataset: Dataset) -> TrainRun:
         raise ValueError(f"data.shift: {run.data.shift}, but the images of {run.data.path} are {list(dataset.shape)}")
     if shape is not None and shape != dataset.shape:
         raise ValueError(
-            f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}; leave it out, "
-            "or prepare the images with another --size or --color"
+            f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}; leave it "
+            "out, or prepare the images with another --size or --color"
         )
     num_classes = None
     if run.model.class_conditional:
