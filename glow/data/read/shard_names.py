@@ -53,6 +53,8 @@ def shard_names(spec: str) -> list[str]:
 
 def _match(pattern: str) -> list[str]:
     """Return the files that a glob matches, sorted; a name without signs as it is."""
+    if is_remote(pattern) and pattern.endswith("/"):
+        pattern += "*.tar"
     if not any(sign in pattern for sign in "*?["):
         return [pattern]
     found = list_remote(pattern) if is_remote(pattern) else sorted(glob.glob(pattern))  # noqa: PTH207

@@ -9,6 +9,7 @@ from glow.config import PrepareRun
 from glow.data.prepare.writer import prepare
 from glow.data.read.manifest import load_dataset
 from glow.data.read.reader import SplitReader
+from glow.data.read.shard_names import shard_names
 
 moto_server = pytest.importorskip("moto.server")
 pytest.importorskip("s3fs")
@@ -61,3 +62,8 @@ def test_what_is_missing_is_named(bucket):
         load_dataset("s3://shards/other")
     with pytest.raises(ValueError, match="has no split 'more'"):
         SplitReader(bucket, "more")
+
+
+def test_folder_of_a_bucket_stands_for_its_tars(dataset, bucket):
+    names = shard_names(f"{bucket}/")
+    assert names == [f"{bucket}/{path.name}" for path in sorted(dataset.glob("*.tar"))]
