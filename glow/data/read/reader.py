@@ -113,9 +113,14 @@ class SplitReader:
     def verify(self) -> None:
         """Compare the sha256 of every shard with dataset.json.
 
+        Not those of a linked data set: there each image is compared with a checksum of its own when it is read, and the
+        rest of a shard need not be read.
+
         Raises:
             ValueError: when they differ; names the shard.
         """
+        if self.dataset.decoder is not None:
+            return
         for shard in self.split.shards:
             path = self._location(shard)
             digest = hashlib.sha256()

@@ -149,8 +149,6 @@ def test_changed_sample_is_found_and_named(written, tmp_path):
     data = changed(written, tmp_path, flip_a_byte)
     with pytest.raises(ValueError, match=r"shard-000000\.tar: 00000\d\.png is damaged or changed since it was linked"):
         images_of(data)
-    with pytest.raises(ValueError, match=r"shard-000000\.tar: damaged or changed: its sha256"):
-        SplitReader(data, "train").verify()
 
 
 def test_changed_index_is_found(written, tmp_path):
