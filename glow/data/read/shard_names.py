@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import math
+import re
 from pathlib import Path
 
 from glow.data.read.files import is_remote
@@ -10,6 +12,7 @@ from glow.data.read.pipe import PIPE
 from glow.data.read.remote import list_remote
 
 TAR = ".tar"
+MAX_SHARDS = 1_000_000
 
 
 def are_shards(spec: str) -> bool:
@@ -35,16 +38,18 @@ def shard_names(spec: str) -> list[str]:
     and a folder stands for its tars.
 
     Raises:
-        ValueError: when there are none, or one is named twice.
+        ValueError: when there are none, or one is named twice, or for a command.
     """
     if Path(spec).is_dir():
         return tars_in(Path(spec))
-    if spec.startswith(PIPE):
-        names = [spec]
-    else:
-        from webdataset.shardlists import expand_urls  # slow to import
+    if PIPE in spec:
+        raise ValueError(f"{spec}: commands are no shards; give files, or URLs")
+    counts = [abs(int(last) - int(first)) + 1 for first, last in re.findall(r"\{(\d+)\.\.(\d+)[.\d]*\}", spec)]
+    if math.prod(counts) > MAX_SHARDS:
+        raise ValueError(f"{spec}: names more than {MAX_SHARDS:,} shards")
+    from webdataset.shardlists import expand_urls  # slow to import
 
-        names = [name for pattern in expand_urls(spec) for name in _match(pattern)]
+    names = [name for pattern in expand_urls(spec) for name in _match(pattern)]
     repeated = [name for number, name in enumerate(names) if name in names[:number]] if len(names) < 10_000 else []
     if repeated:
         raise ValueError(f"{spec}: names {repeated[0]} twice")

@@ -165,3 +165,23 @@ def test_options_of_earlier_data_sets_are_still_theirs(pets):
     assert "label" not in dataset.preparation
     assert prepare(pets) == dataset
     assert Path(pets.output).is_dir()
+
+
+@pytest.mark.parametrize("spec", ["pipe:touch {}", "x.tar::pipe:touch {}"])
+def test_commands_are_never_run(tmp_path, spec):
+    with pytest.raises(ValueError, match="commands are no shards"):
+        open_source(spec.format(tmp_path / "touched"))
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("spec", ["x-{0..9999999999}.tar", "{000..999}/{0..9999}.tar"])
+def test_patterns_of_too_many_shards_take_no_memory(spec):
+    with pytest.raises(ValueError, match=r"names more than 1,000,000 shards"):
+        open_source(spec)
+
+
+@pytest.mark.parametrize("spec", ["x-{000..", "x-{}.tar", "x-}{.tar"])
+def test_odd_braces_are_one_line(spec):
+    with pytest.raises((ValueError, OSError)) as caught:
+        open_source(spec)
+    assert "\n" not in str(caught.value)
