@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import numpy as np
 
 from glow.data.images.decoding import ImageForm, decode, decoder_version
 from glow.data.images.png import decode_png
-from glow.data.read.files import PART_BYTES, fetch, join, read_part
+from glow.data.read.files import PART_BYTES, fetch, is_remote, join, read_part
 from glow.data.read.index import SampleIndex, index_path, read_index, read_linked_index
 from glow.data.read.links import resolve
 from glow.data.read.manifest import Dataset, Shard, load_dataset
 from glow.data.read.pipe import PIPE
 from glow.data.read.remote import UNKNOWN_SIZE
 
+NUM_REQUESTS = 8  # at a time, of one reader
 GAP_BYTES = 2**16  # samples closer than this are read by one request, with the gap between them
 MAX_LABEL_BYTES = 18  # 18 digits fit into 64 bits
 BLOCK = 512  # of a tar: a header stands before each file
@@ -135,7 +137,12 @@ class SplitReader:
         Raises:
             ValueError: when a shard is missing or has another size than dataset.json says; names the shard.
         """
-        return {number: sample for run in self._runs(numbers) for number, sample in self._read_run(*run)}
+        runs = list(self._runs(numbers))
+        if len(runs) < 2 or not self._is_remote:
+            return {number: sample for run in runs for number, sample in self._read_run(*run)}
+        with ThreadPoolExecutor(min(len(runs), NUM_REQUESTS)) as pool:  # a server takes as long for one as for several
+            parts = pool.map(lambda run: self._read_run(*run), runs)
+            return {number: sample for part in parts for number, sample in part}
 
     def read_readable(self, numbers: Iterable[int]) -> tuple[dict[int, Sample], dict[int, ValueError]]:
         """Read these samples, where possible; return the samples, and the errors of the others, by number.
@@ -153,6 +160,12 @@ class SplitReader:
             if shard in self._unreadable:
                 errors |= {int(self._first[shard]) + row: self._unreadable[shard] for row in rows}
         return samples, errors
+
+    @property
+    def _is_remote(self) -> bool:
+        """Whether shards lie on servers or in buckets; commands run one at a time."""
+        location = self._location(self.split.shards[0]) if self.split.shards else ""
+        return is_remote(location) and not location.startswith(PIPE)
 
     def decode(self, sample: Sample) -> np.ndarray:
         """Decode an image to uint8 ``[C, H, W]``. Those of a linked data set are brought to its shape.

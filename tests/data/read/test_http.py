@@ -1,6 +1,7 @@
 """Data sets read over http, and reads that fail at first."""
 
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -60,6 +61,27 @@ def test_batches_over_http_are_those_of_the_files(dataset, server):
     assert all(same(a, b) for a, b in zip(take(dataset, 12), take(url, 12), strict=True))
     local, remote = (list(eval_batches(SplitReader(place, "test"), 7, 0)) for place in (dataset, url))
     assert all(same(a, b) for a, b in zip(local, remote, strict=True))
+
+
+def test_parts_of_shards_are_asked_for_at_the_same_time(dataset, server):
+    url, handler = server
+    together, now, lock = [0], [0], threading.Lock()
+    answer = handler.do_GET
+
+    def slowly(self):
+        with lock:
+            now[0] += 1
+            together[0] = max(together[0], now[0])
+        time.sleep(0.05)
+        answer(self)
+        with lock:
+            now[0] -= 1
+
+    reader = SplitReader(url, "train")
+    handler.do_GET = slowly
+    numbers = range(0, 97, 9)  # in ten shards
+    assert reader.read(numbers) == SplitReader(dataset, "train").read(numbers)
+    assert 3 <= together[0] <= 8
 
 
 def test_failed_request_is_tried_again(dataset, server):
