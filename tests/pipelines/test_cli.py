@@ -201,7 +201,7 @@ def test_plain_values_of_a_configuration_are_among_the_choices():
 
 
 def test_plain_values_of_a_configuration_are_its_fields():
-    with pytest.raises(ValueError, match="DataConfig has no field colour; its fields are path, flip"):
+    with pytest.raises(ValueError, match="DataConfig has no field colour; its fields are path, stream"):
         from_plain(DataConfig, {"colour": 1})
 
 
