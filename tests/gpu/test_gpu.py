@@ -48,7 +48,7 @@ def test_planned_memory_is_that_of_the_allocator():
         assert predicted == pytest.approx(plan.measure_step(single, 64, device), rel=0.15), memory
 
 
-def half_or_not(dtype):
+def model_on_gpu(dtype):
     model = tiny_glow(dtype=torch.float32, hidden_channels=64).to("cuda").train()
     set_compute_dtype(model, dtype)
     return model
@@ -59,7 +59,7 @@ def half_or_not(dtype):
 def test_recorded_gradients_are_those_of_single_kernels(dtype, memory):
     results = []
     for layout in (Replicated, Recorded):
-        model = half_or_not(dtype)
+        model = model_on_gpu(dtype)
         model.set_memory(memory)
         laid_out = layout(model, Placement(0, 1), Accelerator())
         for seed in (1, 2):
@@ -72,7 +72,7 @@ def test_recorded_gradients_are_those_of_single_kernels(dtype, memory):
 
 
 def test_recorded_images_are_those_of_single_kernels():
-    model = half_or_not(None).eval()
+    model = model_on_gpu(None).eval()
     noise = torch.randn(64, model.num_dims, device="cuda")
     with torch.no_grad():
         latents = model.scale_noise(noise, 0.7)
