@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     checkpoint = find_checkpoint(config.checkpoint, config.which, config.weights)
     model = load_model(checkpoint, weights=config.weights)
     data = Place.of(config.data, config.split, "test") if config.split else Place.parse(config.data, "test")
-    places = ScoredPlaces.find(data, config.outliers, config.reference, read_config(checkpoint).data.path)
+    trained_on = read_config(checkpoint).data
+    validated_on = trained_on.path if trained_on.stream is None else trained_on.validation
+    places = ScoredPlaces.find(data, config.outliers, config.reference, validated_on or trained_on.path)
     if (config.size or config.color != "keep") and all(place.split for place in places.all):
         raise ValueError("size, color: leave them out; all these images are prepared already")
     bound = Bound("elbo", 1, config.seed, labels="unknown")

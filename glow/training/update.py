@@ -14,7 +14,8 @@ from glow.training.ema import EMA
 class Update:
     """Moves the weights of a model by their gradients.
 
-    On a GPU all of it is recorded as a CUDA graph, after a first call that creates the state of the optimiser.
+    On a GPU all of it is recorded as a CUDA graph, after a first call that creates the state of the optimiser and loads
+    the kernels.
 
     Args:
         model: The model.
@@ -29,6 +30,7 @@ class Update:
         # torch's SGD looks at the learning rate on the host.
         self.is_recorded = records_steps(run, device) and run.optimizer.name != "sgd"
         self._graphs = CudaGraphs(self._move, num_warm_ups=0)
+        self._is_warm = False
         self._recorded: list[int] = []
         self._gradients: list[Tensor] = []
 
@@ -43,10 +45,11 @@ class Update:
         """
         weight = self.ema.weight(num_updates)
         places = [gradient.data_ptr() for gradient in gradients] if self.is_recorded else []
-        if self.is_recorded and self.optimizer.state and self._recorded in ([], places):
+        if self.is_recorded and self._is_warm and self._recorded in ([], places):
             self._recorded, self._gradients = places, gradients
             self._graphs(*(torch.tensor(value, device=gradients[0].device) for value in (factor, lr, weight)))
             return
+        self._is_warm = True
         if factor != 1:
             torch._foreach_mul_(gradients, factor)
         self.optimizer.step()

@@ -151,7 +151,7 @@ class ShardsSource(Source):
         return self._opened[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_opened"}
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_opened", "scans")}
 
 
 def scan_shard(location: str, path: str, rule: LabelRule, takes_checksums: bool = False) -> Scan:

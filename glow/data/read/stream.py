@@ -29,6 +29,7 @@ from glow.randomness import generator, uniform_noise
 LEAST_IMAGES = 10_000  # to which data.max_skipped refers at the beginning
 BUFFER = 1000  # samples that are shuffled
 MAX_FAILURES = 100  # of shards, one after the other
+MAX_SKIPPED = 1000  # samples, one after the other
 Row = tuple[Sample, np.ndarray, np.ndarray]
 
 
@@ -150,7 +151,7 @@ class _Stream(IterableDataset[Batch | ValueError]):
             pixels = self.form.pixels(name, decode(name, sample[kinds[0]]))
             label = self._label(name, sample)
         except ValueError as error:
-            if self.config.on_error == "stop":
+            if self.config.on_error == "stop" or len(self.skipped) >= MAX_SKIPPED:
                 raise
             self.skipped.append(str(error))
             return None

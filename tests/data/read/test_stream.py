@@ -99,6 +99,12 @@ def test_stream_of_nothing_readable_ends(tmp_path):
         take(write_tar(tmp_path / "x.tar", []), 1, on_error="skip")
 
 
+def test_stream_of_broken_images_ends(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [(f"{number}.png", b"no image") for number in range(50)])
+    with pytest.raises(ValueError, match=r"x\.tar: \d+: .*not an image"):
+        take(path, 1, on_error="skip")
+
+
 def test_missing_shard_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"nothing2?\.tar: cannot be read: there is no such file"):
         take(f"{tmp_path}/{{nothing,nothing2}}.tar", 1)
