@@ -179,6 +179,9 @@ def load_dataset(directory: str | Path) -> Dataset:
         advice = "make one with glow prepare"
         if not is_remote(path) and not Path(directory).exists():
             raise ValueError(f"{directory}: no such folder; give that of a data set, or {advice}") from error
+        if not is_remote(path) and any(Path(directory).glob("*.tar")):
+            command = f"glow prepare --link true --source {directory} --size SIZE --output {directory}"
+            advice = f"{command} makes one of its shards"
         raise ValueError(f"{directory}: not a data set (no {MANIFEST}); {advice}") from error
     raw = parse_json(content, path)
     if not isinstance(raw, dict):

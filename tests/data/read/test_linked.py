@@ -227,3 +227,11 @@ def test_real_processes_read_their_parts(written):
     parts = run_ranks(functools.partial(first_batch, str(written)), 2)
     assert np.concatenate(parts).tolist() == take(written, 1, 6)[0].images.flatten().tolist()
     assert Path(written).is_dir()
+
+
+def test_folder_of_shards_says_how_to_make_a_data_set_of_it(tmp_path):
+    source = write_with_shard_writer(tmp_path / "shards", count=3)
+    with pytest.raises(ValueError, match=r"dataset\.json\); glow prepare --link true --source .*/shards --size SIZE"):
+        load_dataset(source)
+    linked(source, source, validation="1", test=None)
+    assert load_dataset(source).splits["train"].num_images == 2
