@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import mmap
@@ -114,6 +115,7 @@ class ShardsSource(Source):
                 Path(self.copies[number]).unlink()
             return scan
 
+        importlib.import_module("webdataset.tariterators")  # slow, so before the bar
         scans = []
         with Progress(len(self.locations), "shard") as progress, ThreadPoolExecutor(NUM_READERS) as pool:
             for result in pool.map(scan, range(len(self.locations))):
