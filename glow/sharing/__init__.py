@@ -1,0 +1,1 @@
+"""Models for others: exported folders and their cards."""
