@@ -7,13 +7,14 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from glow.config import PrepareRun
-from glow.data.images.metadata import upright, without_metadata
+from glow.config import MAX_PIXELS, PrepareRun
+from glow.data.images.metadata import QUARTER_TURNS, orientation, upright, without_metadata
 from glow.data.images.png import check_complete, check_pixels
 
 # Pillow tries no other formats. It would pass an EPS file to Ghostscript.
@@ -76,6 +77,24 @@ def decode(name: str, data: bytes) -> Image.Image:
         return upright(image)
 
 
+def stored_size(data: bytes) -> tuple[int, int] | None:
+    """Return height and width of an image file, upright, by its header alone; None if that cannot be read."""
+    try:
+        with image_errors(""), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            turned = orientation(image) in QUARTER_TURNS
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except ImageError:
+        return None
+
+
+def scaled_size(height: int, width: int, short_side: int | Literal["keep"]) -> tuple[int, int]:
+    """Return the height and width of an image whose shorter side is brought to ``short_side``."""
+    if short_side == "keep":
+        return height, width
+    factor = short_side / min(height, width)
+    return max(short_side, round(height * factor)), max(short_side, round(width * factor))
+
+
 def decoder_version() -> str:
     """Return the programs that decide the pixels of an image: Pillow, and its decoders of JPEG and WebP."""
     versions = [f"Pillow {PIL.__version__}"]
@@ -114,13 +133,17 @@ def check_mode(name: str, image: Image.Image, note: str = "") -> None:
 
 @dataclass(frozen=True)
 class ImageForm:
-    """The colour and size of all stored images, and whether images of other size or colour are converted."""
+    """The colour and size of all stored images, and whether images of other size or colour are converted.
+
+    With ``short_side``, images keep their aspect ratio, and height and width mean nothing.
+    """
 
     is_grey: bool
     height: int
     width: int
     resizes: bool
     recolors: bool
+    short_side: int | Literal["keep"] | None = None
 
     @staticmethod
     def of(config: PrepareRun, first: Image.Image) -> ImageForm:
@@ -128,7 +151,8 @@ class ImageForm:
         is_grey = is_grey_mode(first) if config.color == "keep" else config.color == "grey"
         size = (config.size, config.size) if isinstance(config.size, int) else config.size
         height, width = size or (first.height, first.width)
-        return ImageForm(is_grey, height, width, resizes=size is not None, recolors=config.color != "keep")
+        recolors = config.color != "keep"
+        return ImageForm(is_grey, height, width, size is not None, recolors, config.short_side)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -136,9 +160,9 @@ class ImageForm:
         return (1 if self.is_grey else 3, self.height, self.width)
 
     @staticmethod
-    def of_shape(shape: tuple[int, int, int]) -> ImageForm:
-        """Return the form to which all images are brought: shape ``[C, H, W]``."""
-        return ImageForm(shape[0] == 1, *shape[1:], resizes=True, recolors=True)
+    def of_shape(shape: tuple[int, int, int], short_side: int | Literal["keep"] | None = None) -> ImageForm:
+        """Return the form to which all images are brought: shape ``[C, H, W]``, or its channels and ``short_side``."""
+        return ImageForm(shape[0] == 1, *shape[1:], resizes=True, recolors=True, short_side=short_side)
 
     def pixels(self, name: str, image: Image.Image) -> np.ndarray:
         """Return an image in this form, uint8 ``[C, H, W]``.
@@ -146,7 +170,8 @@ class ImageForm:
         Raises:
             ImageError: as ``apply``.
         """
-        return self.apply(name, image).reshape(self.height, self.width, -1).transpose(2, 0, 1)
+        array = self.apply(name, image)
+        return array.reshape(*array.shape[:2], -1).transpose(2, 0, 1)
 
     def apply(self, name: str, image: Image.Image) -> np.ndarray:
         """Return an image in this form, uint8 ``[H, W]`` or ``[H, W, 3]``.
@@ -157,29 +182,35 @@ class ImageForm:
         if not self.recolors and is_grey_mode(image) != self.is_grey:
             kinds = ("grey", "in colour") if is_grey_mode(image) else ("in colour", "grey")
             raise ImageError(name, f"is {kinds[0]}, the first image is {kinds[1]}; choose --color rgb or --color grey")
-        if not self.resizes and (image.height, image.width) != (self.height, self.width):
+        is_other = (image.height, image.width) != (self.height, self.width)
+        if is_other and not self.resizes and self.short_side is None:
             raise ImageError(
                 name,
                 f"is {image.height} x {image.width} (height x width), the first image is {self.height} x {self.width}; "
-                "--size brings all images to one size",
+                "--size brings all images to one size, and --short_side keeps what they show",
             )
         if image.has_transparency_data:  # the colour of transparent pixels is arbitrary
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if self.is_grey else "RGB")
-        if self.resizes:
+        if self.short_side is not None:
+            height, width = scaled_size(image.height, image.width, self.short_side)
+            if height * width > MAX_PIXELS:
+                raise ImageError(name, f"would be {height} x {width} (height x width); at most {MAX_PIXELS} pixels")
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
+        elif self.resizes:
             image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.LANCZOS)
         return np.asarray(image)
 
-    def encode(self, name: str, image: Image.Image) -> bytes:
-        """Return an image in this form as PNG, without the colour profile and transparency that it had.
+    def encode(self, name: str, image: Image.Image) -> tuple[bytes, tuple[int, int]]:
+        """Return an image in this form as PNG, without the colour profile and transparency that it had; and its size.
 
         Raises:
             ImageError: as ``apply``.
         """
-        stream = io.BytesIO()
-        Image.fromarray(self.apply(name, image)).save(stream, "PNG")
-        return stream.getvalue()
+        stream, array = io.BytesIO(), self.apply(name, image)
+        Image.fromarray(array).save(stream, "PNG")
+        return stream.getvalue(), (array.shape[0], array.shape[1])
 
 
 def is_grey_mode(image: Image.Image) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import Any
 
@@ -17,6 +18,7 @@ TRANSPOSITIONS: dict[Any, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 EXIF = b"Exif\0\0"
 START_OF_SCAN = 0xDA
 # Application segments and comments of a JPEG, without JFIF (APP0) and Adobe (APP14), which say how colours are coded.
@@ -25,13 +27,31 @@ JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 
 def upright(image: Image.Image) -> Image.Image:
     """Return an image turned as its EXIF orientation says; as it is when the orientation cannot be read."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow raises errors of many types
-        return image
     # Not ImageOps.exif_transpose: it writes the EXIF anew, and fails at any entry that it cannot write.
-    method = TRANSPOSITIONS.get(orientation)
+    method = TRANSPOSITIONS.get(orientation(image))
     return image if method is None else image.transpose(method)
+
+
+def orientation(image: Image.Image) -> Any:
+    """Return the EXIF orientation of an image; None when it cannot be read."""
+    found = None
+    with contextlib.suppress(Exception):  # Pillow raises errors of many types
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    # Pillow 12 reads no entry behind one that it cannot read.
+    return _orientation_in(image.info.get("exif", b"")) if found is None else found
+
+
+def _orientation_in(exif: bytes) -> int | None:
+    """Source: TIFF 6.0, section 2: a directory of entries of 12 bytes."""
+    tiff = exif.removeprefix(EXIF)
+    byte_order = {b"II": "<", b"MM": ">"}.get(tiff[:2], "<")
+    try:
+        (start,) = struct.unpack_from(f"{byte_order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{byte_order}H", tiff, start)
+        entries = (struct.unpack_from(f"{byte_order}HHIH", tiff, start + 2 + 12 * number) for number in range(count))
+        return next((value for tag, _, _, value in entries if tag == ExifTags.Base.Orientation), None)
+    except struct.error:  # cut
+        return None
 
 
 def without_metadata(data: bytes) -> tuple[bytes, bytes]:

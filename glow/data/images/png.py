@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from PIL.PngImagePlugin import PngImageFile
+from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # First column, first row, step of columns, step of rows.
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+MODES = {(8, 0): "L", (8, 2): "RGB"}  # by bits and colour type
 SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type
 
 
-def decode_png(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def decode_png(content: bytes, shape: tuple[int, int, int], largest: tuple[int, int] | None = None) -> np.ndarray:
     """Decode a PNG, grey or RGB with 8 bits a channel, to uint8 ``[C, H, W]``.
+
+    Args:
+        content: The file.
+        shape: Channels, and the least height and width.
+        largest: The greatest height and width. Default: the least.
 
     Raises:
         ValueError: when it has another shape.
         OSError, SyntaxError, ValueError, struct.error: when it is damaged.
     """
-    channels, height, width = shape
-    for _ in _chunks(content):
-        pass
-    with PngImageFile(io.BytesIO(content)) as image:  # Image.open would guess the format
-        # The header is checked first: a stranger's shard must not make us decode a huge image.
-        if image.size != (width, height) or len(image.getbands()) != channels or image.mode not in ("L", "RGB"):
-            raise ValueError(
-                f"it is {image.width}x{image.height} {image.mode}, but dataset.json says shape {list(shape)}"
-            )
-        pixels = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(height, width, channels)
-        if not pixels[-1].any() or image.info.get("interlace"):
-            check_complete(content)
+    channels, least_height, least_width = shape
+    max_height, max_width = largest or (least_height, least_width)
+    header, parts = b"", []
+    for kind, data in _chunks(content):
+        if kind == b"IHDR":
+            header = data
+        elif kind == b"IDAT":
+            parts.append(data)
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    # The header is checked first: a stranger's shard must not make us decode a huge image.
+    fits = least_height <= height <= max_height and least_width <= width <= max_width
+    mode = MODES.get((bits, colour))
+    if not fits or mode is None or len(mode) != (1 if channels == 1 else 3):
+        found = f"{width}x{height} {mode or f'colour type {colour} with {bits} bits'}"
+        to = f" to {list(largest)}" if largest else ""
+        raise ValueError(f"it is {found}, but dataset.json says shape {list(shape)}{to}")
+    # Pillow's decoder alone: opening the file with all its metadata takes as long again.
+    image = Image.frombytes(mode, (width, height), b"".join(parts), "zip", mode, interlaced)
+    pixels = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(height, width, channels)
+    if not pixels[-1].any() or interlaced:
+        check_complete(content)
     return pixels.transpose(2, 0, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -11,9 +12,11 @@ import zipfile
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from glow.data.images.decoding import ImageError
 from glow.data.prepare.base import FileSource
+from glow.data.read.tars import BoundedHeader
 
 
 class FolderSource(FileSource):
@@ -90,14 +93,14 @@ class ZipSource(FileSource):
         return self.handle.read(info)
 
 
-def tar_members(spec: str, path: str | None = None) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of an uncompressed tar: the file ``path``, which is called ``spec`` in messages.
+def tar_members(spec: str, stream: BinaryIO | None = None) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an uncompressed tar: the file ``spec``, or a stream which is called so in messages.
 
     Raises:
         ValueError: when it is damaged, also where Python's tarfile takes a damaged header for the end.
     """
     try:
-        with tarfile.open(path or spec, "r:") as tar:
+        with tarfile.open(None if stream else spec, "r:", stream, tarinfo=BoundedHeader) as tar:
             position = -1
             while (member := tar.next()) is not None:
                 if member.offset <= position:
@@ -112,7 +115,9 @@ def tar_members(spec: str, path: str | None = None) -> Iterator[tarfile.TarInfo]
                 if chunk.strip(b"\0"):
                     warnings.warn(f"{spec}: what follows the end mark of this tar is not read", stacklevel=2)
                     return
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a header that points out of the file
+            raise ValueError(f"{spec}: damaged: a member lies outside of the file") from error
         raise
     except Exception as error:  # tarfile raises errors of many types
         raise ValueError(f"{spec}: not a folder, a zip or a tar of images, or damaged: {error}") from error

@@ -62,7 +62,10 @@ class Place:
 
 @contextlib.contextmanager
 def open_images(
-    place: Place, size: int | tuple[int, int] | None, color: Literal["keep", "rgb", "grey"]
+    place: Place,
+    size: int | tuple[int, int] | None,
+    color: Literal["keep", "rgb", "grey"],
+    window: int | None = None,
 ) -> Iterator[SplitReader]:
     """Open the images of a place. Those of a source are prepared in a temporary folder, which is removed at the end.
 
@@ -70,12 +73,13 @@ def open_images(
         place: The place.
         size: The option ``size`` of ``prepare``, for a source.
         color: The option ``color`` of ``prepare``, for a source.
+        window: Height and width of the windows that are cut out of the images of a data set.
 
     Raises:
         ValueError: when there are no images, or ``prepare`` cannot use one of them.
     """
     if place.split is not None:
-        yield SplitReader(place.location, place.split)
+        yield SplitReader(place.location, place.split, size=window)
         return
     with tempfile.TemporaryDirectory() as folder:
         data = str(Path(folder) / "data")

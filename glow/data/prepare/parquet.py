@@ -17,7 +17,7 @@ from PIL import Image
 from glow.console import Progress
 from glow.data.images.decoding import decode, image_errors
 from glow.data.prepare.base import Source, check_image_size
-from glow.data.read.files import copy, is_remote
+from glow.data.read.files import download, is_remote
 from glow.data.read.labels import checked_label, class_names
 
 SUFFIX = ".parquet"
@@ -52,7 +52,7 @@ class ParquetSource(Source):
                 path = location
                 if is_remote(location):
                     path = str(folder / "table")
-                    copy(location, Path(path))
+                    download(location, Path(path))
                 for row, (content, text) in enumerate(rows_of(location, path, label)):
                     names.append(f"{Path(location).stem}/{row:06d}" if len(locations) > 1 else f"{row:06d}")
                     self.spans.append((stream.tell(), len(content)))

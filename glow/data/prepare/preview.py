@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 
 from glow.config import PrepareRun
@@ -21,7 +20,7 @@ def describe_sources(config: PrepareRun) -> str:
     Raises:
         ValueError: as ``select_samples``.
     """
-    selection = select_samples(dataclasses.replace(config, link=False))
+    selection = select_samples(config)
     lines = []
     for source in selection.sources:
         lines.append(f"{source.spec}: {len(source.paths)} images, {describe_labels(source)}")
@@ -59,7 +58,7 @@ def describe_images(source: Source) -> list[str]:
             progress.update(1)
     lines = [f"tried {len(tried)} of them: {_describe_sizes(sizes)}" + "".join(f", {n} {c}" for c, n in colors.items())]
     if len(sizes) > 1:
-        lines.append("sizes differ: --size brings all images to one size")
+        lines.append("sizes differ: --size brings all images to one size, --short_side keeps what they show")
     if len(colors) > 1:
         lines.append("colours differ: choose --color rgb or --color grey")
     if problems:

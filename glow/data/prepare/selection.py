@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from glow.config import PrepareRun
 from glow.data.prepare.base import Source
+from glow.data.prepare.scanning import Linking
 from glow.data.prepare.sources import open_source
 from glow.randomness import generator
 
@@ -34,8 +35,12 @@ class Selection:
     splits: dict[str, list[Sample]]
 
 
-def select_samples(config: PrepareRun) -> Selection:
+def select_samples(config: PrepareRun, linking: Linking | None = None) -> Selection:
     """Open the sources and distribute their images over the splits.
+
+    Args:
+        config: The options.
+        linking: How shards are indexed, if they are to be linked.
 
     Raises:
         ValueError: when a source cannot be used, only some sources have labels, or there are too few images.
@@ -46,7 +51,7 @@ def select_samples(config: PrepareRun) -> Selection:
     }
     own = {split: value for split, value in held_out.items() if isinstance(value, str)}
     specs = [*config.source, *own.values()]
-    sources = [open_source(spec, config.torchvision_root, config.download, config.label, config.link) for spec in specs]
+    sources = [open_source(spec, config.torchvision_root, config.download, config.label, linking) for spec in specs]
     classes = join_classes(sources, num_train=len(config.source))
     samples = name_samples(sources, classes)
 

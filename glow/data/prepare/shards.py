@@ -11,6 +11,7 @@ import signal
 import tarfile
 import tempfile
 import threading
+import zlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,7 @@ from glow.data.images.decoding import HAS_PAGES, ImageError, ImageForm
 from glow.data.prepare.selection import Sample, Selection
 from glow.data.read.index import index_path, write_index
 from glow.data.read.manifest import Shard
+from glow.data.read.samples import SampleRow
 from glow.data.read.workers import worker_count
 
 # A Unix socket takes a path of 107 bytes, of which multiprocessing needs about 35 for the names in TMPDIR.
@@ -34,7 +36,8 @@ Members = list[tuple[str, int, int, str]]  # of one sample, as the index has the
 class WrittenShard:
     """The result of writing one shard; ``shard`` is None when every image was left out.
 
-    ``with_pages`` are the names of the images of which further pages or frames were not read.
+    ``with_pages`` are the names of the images of which further pages or frames were not read, ``sizes`` the heights and
+    widths that occur, ``rows`` the samples.
     """
 
     split: str
@@ -42,6 +45,8 @@ class WrittenShard:
     shard: Shard | None = None
     left_out: list[dict[str, str]] = field(default_factory=list)
     with_pages: list[str] = field(default_factory=list)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    rows: list[SampleRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,16 +102,19 @@ class ShardWriter:
                 name = source.location(sample.index)
                 try:
                     image = source.load(sample.index)
-                    png = self.form.encode(name, image)
+                    png, size = self.form.encode(name, image)
                 except ImageError as error:
                     if not self.skips:
                         raise
                     written.left_out.append({"name": error.name, "reason": error.reason})
                     continue
+                written.sizes.add(size)
                 if image.info.get(HAS_PAGES):
                     written.with_pages.append(name)
                 members = [("png", png)] + [("cls", str(sample.label).encode())] * (sample.label is not None)
                 rows.append([add_member(tar, stream, f"{sample.key}.{ext}", data) for ext, data in members])
+                _, offset, num_bytes, _ = rows[-1][0]
+                written.rows.append(SampleRow(sample.key, offset, num_bytes, zlib.crc32(png), sample.label))
         return rows
 
 

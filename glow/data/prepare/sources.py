@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from glow.data.prepare.base import Source
 from glow.data.prepare.digits import DigitsSource
 from glow.data.prepare.files import FolderSource, TarSource, ZipSource, tar_members
 from glow.data.prepare.parquet import SUFFIX, ParquetSource
+from glow.data.prepare.scanning import Linking
 from glow.data.prepare.torchvision import TorchvisionSource
 from glow.data.prepare.webshards import ShardsSource
 from glow.data.read.labels import LabelRule
 from glow.data.read.shard_names import are_shards, shard_names
 
+NUM_FIRST = 1000  # members of a tar that show what it is
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -21,18 +24,18 @@ def open_source(
     torchvision_root: str = "data/torchvision",
     download: bool = False,
     label: str | None = None,
-    links: bool = False,
+    linking: Linking | None = None,
 ) -> Source:
     """Open a folder, a zip, a tar, shards, ``torchvision:NAME[:SPLIT]`` or ``digits``.
 
     Raises:
         ValueError: when there is no such source, or it cannot be read.
     """
-    if spec.endswith(SUFFIX) and not links:
+    if spec.endswith(SUFFIX) and not linking:
         return ParquetSource(spec, shard_names(spec), label)
-    if shards := _shards_of(spec, is_one=label is not None or links):
-        return ShardsSource(spec, shards, LabelRule.parse(label), links)
-    for name, value in (("link", links or None), ("label", label)):
+    if shards := _shards_of(spec, is_one=label is not None or linking is not None):
+        return ShardsSource(spec, shards, LabelRule.parse(label), linking)
+    for name, value in (("link", linking and True), ("label", label)):
         if value is not None:
             raise ValueError(f"{name}: {value!r}, but {spec} is not made of shards (tars in the layout of WebDataset)")
     if spec == "digits":
@@ -71,5 +74,6 @@ def _shards_of(spec: str, is_one: bool) -> list[str]:
         return shard_names(spec)
     if Path(spec).suffix != ".tar" or not Path(spec).is_file():
         return []
-    is_one = is_one or any(member.name.lower().endswith(".cls") for member in tar_members(spec))
+    first = islice(tar_members(spec), NUM_FIRST)  # the source itself reads all of them
+    is_one = is_one or any(member.name.lower().endswith(".cls") for member in first)
     return [spec] if is_one else []

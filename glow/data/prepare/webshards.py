@@ -2,77 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import io
-import json
 import mmap
 import shutil
 import tempfile
 import warnings
 import weakref
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 from PIL import Image
 
 from glow.console import Progress
-from glow.data.images.decoding import EXTENSIONS, decode, image_errors
+from glow.data.images.decoding import decode, image_errors
 from glow.data.prepare.base import NUM_KINDS, Source, check_image_size
-from glow.data.prepare.files import check_member, tar_members
-from glow.data.read.files import copy, is_remote
-from glow.data.read.labels import MAX_JSON_BYTES, LabelRule, class_names
+from glow.data.prepare.scanning import Linking, Scan, ShardSample, keep_scan, read_scan, scan_shard
+from glow.data.read.files import download, is_remote
+from glow.data.read.labels import LabelRule, class_names
 
 NUM_READERS = 4  # shards that are fetched at a time
 MAX_OPEN = 64
-
-
-class File(NamedTuple):
-    """A file in a tar: its name there, offset and size in bytes."""
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class ShardSample:
-    """An image in a shard: its key there, its file, its label if there is one.
-
-    ``checksum`` is the CRC-32 of the file, where it was asked for.
-    """
-
-    key: str
-    file: File
-    label: str | None
-    checksum: int | None = None
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What one shard holds.
-
-    Attributes:
-        samples: The samples with an image.
-        unused: Files that are not read, by extension.
-        without_image: Keys of the samples without an image.
-        keys_of_json: Keys of the first ``.json``, where no label is taken from it.
-        num_bytes: Size of the shard.
-        sha256: Its checksum, where it was asked for.
-    """
-
-    samples: list[ShardSample]
-    unused: Counter[str]
-    without_image: list[str]
-    keys_of_json: tuple[str, ...]
-    num_bytes: int
-    sha256: str | None
 
 
 class ShardsSource(Source):
@@ -85,13 +38,13 @@ class ShardsSource(Source):
         spec: The text that the user typed.
         locations: The shards, in order.
         rule: Where labels are.
-        links: Whether the shards are to be linked: checksums are taken.
+        linking: How the shards are indexed, if they are to be linked.
     """
 
-    def __init__(self, spec: str, locations: Sequence[str], rule: LabelRule, links: bool = False) -> None:
+    def __init__(self, spec: str, locations: Sequence[str], rule: LabelRule, linking: Linking | None = None) -> None:
         self.locations = list(locations)
         self.copies = list(self.locations)
-        self.links = links
+        self.linking = linking
         self.scans = scans = self._scan(rule)
         samples = [(number, sample) for number, scan in enumerate(scans) for sample in scan.samples]
         self.samples = samples
@@ -105,14 +58,20 @@ class ShardsSource(Source):
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
         def scan(number: int) -> Scan:
-            location = self.locations[number]
-            if is_remote(location):
+            location, linking = self.locations[number], self.linking
+            if linking is not None:
+                kept = linking.kept(location, rule)
+                if (found := read_scan(kept)) is not None:
+                    return found
+            if is_remote(location) and (linking is None or linking.checksum == "full"):
                 path = folder / f"{number}.tar"
-                copy(location, path)
+                download(location, path)
                 self.copies[number] = str(path)
-            scan = scan_shard(location, self.copies[number], rule, self.links)
-            if self.links and is_remote(location):
-                Path(self.copies[number]).unlink()
+            scan = scan_shard(location, self.copies[number], rule, linking.checksum if linking else None)
+            if linking is not None:
+                keep_scan(kept, scan)
+                if self.copies[number] != location:
+                    Path(self.copies[number]).unlink()
             return scan
 
         importlib.import_module("webdataset.tariterators")  # slow, so before the bar
@@ -156,89 +115,13 @@ class ShardsSource(Source):
         return {name: value for name, value in super().__getstate__().items() if name not in ("_opened", "scans")}
 
 
-def scan_shard(location: str, path: str, rule: LabelRule, takes_checksums: bool = False) -> Scan:
-    """Read the headers of a shard, and the labels.
-
-    Args:
-        location: The shard, for messages.
-        path: The file that holds it.
-        rule: Where labels are.
-        takes_checksums: Whether to read all of it, for checksums of the shard and of each image.
-
-    Raises:
-        ValueError: when the shard is damaged or hostile, holds a file twice, or a label cannot be used; names the file.
-    """
-    samples, without_image, unused = [], [], Counter[str]()
-    keys_of_json: tuple[str, ...] = ()
-    with Path(path).open("rb") as stream:
-        for key, members in grouped(location, files_of(location, path)):
-            images = [extension for extension in members if f".{extension.rpartition('.')[2]}" in EXTENSIONS]
-            used = {images[0]} if images else set()
-            label = key.partition("/")[0] if rule.kind == "folder" and "/" in key else None
-            if images and rule.member in members:
-                used.add(str(rule.member))
-                file = members[str(rule.member)]
-                name = f"{location}: {file.name}"
-                if file.size > MAX_JSON_BYTES:
-                    raise ValueError(f"{name}: {file.size} bytes, too many for a label")
-                stream.seek(file.offset)
-                label = rule.find(name, stream.read(file.size))
-            if images:
-                checksum = _checksum(stream, members[images[0]]) if takes_checksums else None
-                samples.append(ShardSample(key, members[images[0]], label, checksum))
-                if not keys_of_json and "json" in members and "json" not in used:
-                    keys_of_json = _keys_of_json(stream, members["json"])
-            else:
-                without_image.append(key)
-            unused.update(extension for extension in members if extension not in used)
-        num_bytes = stream.seek(0, io.SEEK_END)
-        stream.seek(0)
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest() if takes_checksums else None
-    return Scan(samples, unused, without_image, keys_of_json, num_bytes, sha256)
-
-
-def files_of(location: str, path: str) -> Iterator[File]:
-    """Yield the files of a shard.
-
-    Raises:
-        ValueError: when a member leaves the archive, or is a link.
-    """
-    for member in tar_members(location, path):
-        check_member(location, member.name)
-        if member.issym() or member.islnk() or member.issparse():
-            raise ValueError(
-                f"{location}: member {member.name!r} is a link or a sparse file; pack the files themselves"
-            )
-        if member.isreg():
-            yield File(member.name, member.offset_data, member.size)
-
-
-def grouped(location: str, files: Iterable[File]) -> Iterator[tuple[str, Mapping[str, File]]]:
-    """Yield the key of each sample, and its files by extension: neighbours that share a key.
-
-    Raises:
-        ValueError: when a sample holds two files of one extension.
-    """
-    from webdataset.tariterators import group_by_keys  # slow to import
-
-    named = ({"fname": file.name, "data": file, "__url__": location} for file in files)
-    try:
-        for sample in group_by_keys(named):
-            yield sample["__key__"], {name: file for name, file in sample.items() if not name.startswith("__")}
-    except ValueError as error:
-        if "duplicate file name" not in str(error):
-            raise
-        name = str(error.args[0]).partition(": duplicate")[0]
-        raise ValueError(f"{location}: member {name!r} is there twice") from error
-
-
 def labels_of(spec: str, samples: Sequence[ShardSample], rule: LabelRule) -> list[str] | None:
     """Return the names of the classes of samples, or None without labels.
 
     Raises:
         ValueError: when some samples have a label and others have not, or none has one that was asked for.
     """
-    if rule.kind == "none":
+    if rule.kind == "none" or not samples:
         return None
     labels = [sample.label for sample in samples if sample.label is not None]
     without = next((sample.key for sample in samples if sample.label is None), None)
@@ -253,27 +136,14 @@ def labels_of(spec: str, samples: Sequence[ShardSample], rule: LabelRule) -> lis
     )
 
 
-def _checksum(stream: BinaryIO, file: File) -> int:
-    stream.seek(file.offset)
-    return zlib.crc32(stream.read(file.size))
-
-
-def _keys_of_json(stream: BinaryIO, file: File) -> tuple[str, ...]:
-    stream.seek(file.offset)
-    try:
-        value = json.loads(stream.read(min(file.size, MAX_JSON_BYTES)))
-    except (ValueError, RecursionError):
-        return ()
-    return tuple(map(str, value)) if isinstance(value, dict) else ()
-
-
 def _warn_of_unused(spec: str, scans: Sequence[Scan], num_images: int, has_labels: bool) -> None:
     """Say once what is not read of the shards."""
     unused = sum((scan.unused for scan in scans), Counter[str]())
     keys = [key for scan in scans for key in scan.without_image]
     if unused:
         common = unused.most_common()
-        shown = [f"{count} .{kind}"[:40] for kind, count in common[:NUM_KINDS]]
+        words = ("hidden", "without an extension")
+        shown = [f"{count} {'' if kind in words else '.'}{kind}"[:40] for kind, count in common[:NUM_KINDS]]
         more = sum(count for _, count in common[NUM_KINDS:])
         text = f"{spec}: beside {num_images} images, these files are not read: "
         text += ", ".join(shown + [f"{more} more"] * (more > 0))

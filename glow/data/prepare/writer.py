@@ -11,18 +11,24 @@ from glow.config import PrepareRun, config_to_dict
 from glow.console import Progress
 from glow.data.images.decoding import ImageError, ImageForm
 from glow.data.prepare.linking import write_linked
+from glow.data.prepare.scanning import Linking
 from glow.data.prepare.selection import Selection, select_samples
 from glow.data.prepare.shards import ShardWriter, write_shards
-from glow.data.read.index import index_path
-from glow.data.read.manifest import MANIFEST, Dataset, Shard, Split, load_dataset, write_manifest
+from glow.data.read.manifest import MANIFEST, Dataset, Shard, Split, load_dataset, size_range, write_manifest
+from glow.data.read.samples import SamplesWriter
 from glow.files.writing import sync
 from glow.locking import locked
 
 # Options that do not change what a data set holds.
-INCIDENTAL = ("output", "num_workers", "torchvision_root", "download")
-LATER = {"label": None, "link": False, "dry_run": False}
-LOCK, PARTIAL = ".lock", ".partial"
-EMPTY = {LOCK, PARTIAL, "lost+found"}  # what a directory that counts as empty may hold
+INCIDENTAL = ("output", "num_workers", "torchvision_root", "download", "dry_run")
+LATER = {
+    "label": None,
+    "link": False,
+    "short_side": None,
+    "checksum": "full",
+}  # which data sets of version 0.1.0 do not know
+LOCK, PARTIAL, SCANS = ".lock", ".partial", ".scans"
+EMPTY = {LOCK, PARTIAL, SCANS, "lost+found"}  # what a directory that counts as empty may hold
 
 
 def prepare(config: PrepareRun) -> Dataset:
@@ -45,7 +51,8 @@ def prepare(config: PrepareRun) -> Dataset:
 
 
 def _prepare(config: PrepareRun, target: Path, partial: Path) -> Dataset:
-    selection = select_samples(config)
+    scans = partial.with_name(partial.name.replace(PARTIAL, SCANS))
+    selection = select_samples(config, Linking(config.checksum, scans) if config.link else None)
     if partial.exists():  # of a run that was killed
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
@@ -59,6 +66,7 @@ def _prepare(config: PrepareRun, target: Path, partial: Path) -> Dataset:
     except BaseException:  # Ctrl-C too
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    shutil.rmtree(scans, ignore_errors=True)
     return dataset
 
 
@@ -82,7 +90,7 @@ def find_prepared(config: PrepareRun) -> Dataset | None:
     if (target / PARTIAL / MANIFEST).is_file():  # of a run that was killed at its end: prepare finishes it
         return None
     # Indices may lie beside the shards that they link, but not take the place of other indices.
-    if config.link and target.is_dir() and not [*target.glob("*.idx"), *target.glob(MANIFEST)]:
+    if config.link and target.is_dir() and not [*target.glob("*.samples"), *target.glob(MANIFEST)]:
         return None
     if not (target / MANIFEST).is_file():
         raise ValueError(f"{target}: exists, and prepare did not make it; choose another --output")
@@ -90,21 +98,18 @@ def find_prepared(config: PrepareRun) -> Dataset | None:
     if dataset.preparation != preparation(config):
         raise ValueError(f"{target}: holds a data set made with other options; choose another --output")
     for split in dataset.splits.values():
-        for shard in split.shards:
-            path = target / shard.path
-            if shard.location is not None and index_path(path).is_file():
-                continue
-            if not (path.is_file() and path.stat().st_size == shard.num_bytes and index_path(path).is_file()):
-                raise ValueError(
-                    f"{target}: damaged: {shard.path} or its index is missing or cut; choose another --output"
-                )
+        files = [(shard.path, shard.num_bytes) for shard in split.shards if shard.location is None]
+        files += [] if split.index is None else [(split.index.path, split.index.num_bytes)]
+        for name, num_bytes in files:
+            path = target / name
+            if not (path.is_file() and path.stat().st_size == num_bytes):
+                raise ValueError(f"{target}: damaged: {name} is missing or cut; choose another --output")
     return dataset
 
 
 def preparation(config: PrepareRun) -> dict[str, object]:
     """Return the options that decide the content of a data set."""
     options = {name: value for name, value in config_to_dict(config).items() if name not in INCIDENTAL}
-    # Data sets of version 0.1.0 do not know these.
     return {name: value for name, value in options.items() if not (name in LATER and value == LATER[name])}
 
 
@@ -116,17 +121,22 @@ def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, na
     shards: dict[str, list[Shard]] = {split: [] for split in selection.splits}
     left_out: list[dict[str, str]] = []
     with_pages: list[str] = []
+    sizes: set[tuple[int, int]] = set()
     num_images = sum(len(samples) for samples in selection.splits.values())
-    with (
-        Progress(num_images, "image") as progress,
-        contextlib.closing(write_shards(writer, config.num_workers)) as results,  # no worker writes on after an error
-    ):
+    with contextlib.ExitStack() as stack:
+        indices = {name: stack.enter_context(SamplesWriter(directory / f"{name}.samples")) for name in shards}
+        progress = stack.enter_context(Progress(num_images, "image"))
+        # Closed at the end: no worker writes on after an error.
+        results = stack.enter_context(contextlib.closing(write_shards(writer, config.num_workers)))
         for written in results:
             if written.shard is not None:
                 shards[written.split].append(written.shard)
+                indices[written.split].add(written.rows)
             left_out += written.left_out
             with_pages += written.with_pages
+            sizes |= written.sizes
             progress.update(written.num_samples)
+        splits = {name: Split.of(parts, indices[name].finish()) for name, parts in shards.items() if parts}
     if with_pages:
         first = "the first of each is taken"
         warnings.warn(
@@ -136,12 +146,14 @@ def _write_dataset(config: PrepareRun, selection: Selection, directory: Path, na
         if not parts:
             first = f"the first is {left_out[0]['name']}: {left_out[0]['reason']}"
             raise ValueError(f"{split}: every image was left out; {first}")
+    least, largest = size_range(sizes)
     dataset = Dataset(
         name=name,
-        shape=form.shape,
+        shape=(form.shape[0], *least),
+        largest=largest,
         bit_depth=8,
         classes=selection.classes,
-        splits={split: Split.of(parts) for split, parts in shards.items()},
+        splits=splits,
         preparation=preparation(config),
         left_out=tuple(left_out),
     )

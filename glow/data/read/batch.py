@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.read.reader import Sample
+from glow.data.read.places import Sample
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,15 @@ class Batch:
         return len(self.images)
 
     @staticmethod
-    def of(samples: Sequence[Sample], images: Sequence[np.ndarray], noise: Sequence[np.ndarray]) -> Batch:
-        """Stack samples, their images ``[C, H, W]`` and their noise."""
+    def of(
+        samples: Sequence[Sample], images: Sequence[np.ndarray] | np.ndarray, noise: Sequence[np.ndarray] | np.ndarray
+    ) -> Batch:
+        """Make a batch of samples, their images ``[C, H, W]`` and their noise."""
         labels = [sample.label for sample in samples if sample.label is not None]
         return Batch(
             [sample.key for sample in samples],
-            torch.from_numpy(np.stack(images)),
-            torch.from_numpy(np.stack(noise)),
+            torch.from_numpy(np.asarray(images)),
+            torch.from_numpy(np.asarray(noise)),
             torch.tensor(labels) if len(labels) == len(samples) else None,
         )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from glow.data.read.pipe import PIPE, copy_output, read_output
-from glow.data.read.remote import PROTOCOLS, open_remote, read_remote
+from glow.data.read.remote import PROTOCOLS, open_remote, read_remote, remote_size
 from glow.files.limits import Limit
 
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
@@ -84,22 +84,39 @@ def read_part(location: str, start: int = 0, end: int | None = None, most: Limit
     return _persistently(location, lambda: _read_local(location, start, most.value + 1 if most else end))
 
 
-def copy(location: str, path: Path) -> None:
+def download(location: str, path: Path, num_bytes: int | None = None) -> None:
     """Write a file of a server or an object store to ``path``, part by part, with the retries of ``read_part``.
 
+    Args:
+        location: The file.
+        path: Where the copy is written.
+        num_bytes: Its size. Default: what the server says.
+
     Raises:
-        ValueError: when there is no such file, or it cannot be read.
+        ValueError: when there is no such file, it cannot be read, or has another size.
     """
+    partial = path.with_suffix(".partial")
     try:
-        with path.open("wb") as file:
-            while True:
-                start = file.tell()
-                content, size = read_part(location, start, start + PART_BYTES)
+        size = size_of(location) if num_bytes is None else num_bytes
+        with partial.open("wb") as file:
+            for start in range(0, size, PART_BYTES):
+                content, _ = read_part(location, start, min(start + PART_BYTES, size))
+                if len(content) != min(PART_BYTES, size - start):
+                    raise ValueError(f"{location}: ends after {start + len(content)} bytes of {size}")
                 file.write(content)
-                if len(content) < PART_BYTES or file.tell() == size:
-                    return
+        partial.replace(path)
     except FileNotFoundError as error:
         raise ValueError(f"{location}: cannot be read: there is no such file") from error
+
+
+def size_of(location: str) -> int:
+    """Return the size of a file of a server or an object store, with the retries of ``read_part``.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it cannot be read, or the server does not say its size.
+    """
+    return _persistently(location, lambda: remote_size(location))
 
 
 def open_stream(location: str) -> BinaryIO:
@@ -127,15 +144,32 @@ def fetch(location: str, sha256: str, num_bytes: int) -> str:
     Raises:
         ValueError: when the command fails, its output has another checksum, or the disk is full; names the command.
     """
+    return _cached(
+        f"{sha256}.tar", num_bytes, lambda copy: _persistently(location, lambda: copy_output(location, copy, sha256))
+    )
+
+
+def fetch_index(location: str, sha256: str, num_bytes: int) -> str:
+    """Return the path of a local copy of the index of a split, from a server, an object store or a command.
+
+    As that of ``fetch``, the copy serves all processes and later runs; its reader compares it with ``sha256``.
+
+    Raises:
+        ValueError: when there is no such file, or it cannot be read.
+    """
+    return _cached(f"{sha256}.samples", num_bytes, lambda copy: download(location, copy, num_bytes))
+
+
+def _cached(name: str, num_bytes: int, write: Callable[[Path], None]) -> str:
     folder = Path(tempfile.gettempdir()) / f"glow-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.lstat().st_uid != os.getuid():
         raise ValueError(f"{folder}: belongs to another user; set TMPDIR to a directory of your own")
-    copy = folder / f"{sha256}.tar"
-    with (folder / f"{sha256}.lock").open("w") as lock:
+    copy = folder / name
+    with copy.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process fetches while the others wait
         if not copy.exists() or copy.stat().st_size != num_bytes:
-            _persistently(location, lambda: copy_output(location, copy, sha256))
+            write(copy)
     return str(copy)
 
 

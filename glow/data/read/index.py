@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 
-from glow.data.read.files import read_whole
+from glow.data.read.files import join, read_whole
+from glow.data.read.manifest import Shard
+from glow.data.read.places import TextPlace
 from glow.files.limits import INDEX_BYTES, SAMPLE_BYTES
 
 INDEX_VERSION = "v1.2"
 MAX_KEY_BYTES = 255
-MAX_NAME_BYTES = 4096
-LINK = "sample"  # in place of an extension: label, checksum and key of a linked sample
-
-
-@dataclass(frozen=True)
-class LinkedSamples:
-    """What an index knows of samples that others wrote.
-
-    Attributes:
-        names: Their names in the tar, ``[n]``.
-        labels: The texts of their labels, ``[n]``; empty: no label.
-        checksums: CRC-32 of their files, ``[n]``.
-    """
-
-    names: list[bytes]
-    labels: list[bytes]
-    checksums: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -44,12 +26,10 @@ class SampleIndex:
     Attributes:
         keys: The keys of the samples, UTF-8, ``[n]``.
         spans: Offset and size in bytes of the PNG and of the label, ``[n, 4]``; a label size of 0 means no label.
-        linked: Of linked samples; None of others.
     """
 
     keys: np.ndarray
     spans: np.ndarray
-    linked: LinkedSamples | None = None
 
 
 def index_path(shard: Path) -> Path:
@@ -66,34 +46,6 @@ def write_index(path: Path, samples: Sequence[Sequence[tuple[str, int, int, str]
     """
     lines = [" ".join(f"{ext} {offset} {size} {name}" for ext, offset, size, name in sample) for sample in samples]
     path.write_text("\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n", encoding="utf-8")
-
-
-class LinkedRow(NamedTuple):
-    """A linked sample: its key, the name, offset and size of its file in the tar, its class or None, its CRC-32."""
-
-    key: str
-    name: str
-    offset: int
-    size: int
-    label: int | None
-    checksum: int
-
-
-def write_linked_index(path: Path, rows: Sequence[LinkedRow]) -> bytes:
-    """Write the index of linked samples; return its content."""
-    lines = []
-    for row in rows:
-        name = quote(row.name, errors="surrogateescape")
-        label = "-" if row.label is None else row.label
-        lines.append(f"image {row.offset} {row.size} {name} {LINK} {label} {row.checksum} {row.key}")
-    content = ("\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n").encode()
-    path.write_bytes(content)
-    return content
-
-
-def index_digest(shape: Sequence[int], content: bytes) -> str:
-    """Return the checksum of the index of linked samples, and of the shape in which their images are read."""
-    return hashlib.sha256(f"{list(shape)}\n".encode() + content).hexdigest()
 
 
 def read_index(path: str | Path) -> SampleIndex:
@@ -113,42 +65,6 @@ def read_index(path: str | Path) -> SampleIndex:
         keys.append(key)
     _check_spans(path, spans)
     return SampleIndex(np.array(keys), spans)
-
-
-def read_linked_index(path: str | Path, shape: Sequence[int], digest: str) -> SampleIndex:
-    """Read the index of linked samples from a path or a URL.
-
-    Args:
-        path: The index.
-        shape: The shape of the images.
-        digest: The checksum of both.
-
-    Raises:
-        ValueError: when it is missing, or has another checksum.
-    """
-    content = _content(path)
-    if index_digest(shape, content) != digest:
-        raise ValueError(f"{path}: damaged or changed: its sha256 is not the one in dataset.json")
-    num_lines = _check_header(path, content)
-    keys, names, labels = [], [], []
-    spans, checksums = np.zeros((num_lines, 4), dtype=np.int64), np.zeros(num_lines, dtype=np.int64)
-    for row, line in enumerate(_lines(content)):
-        match = LINKED_LINE.fullmatch(line.rstrip(b"\n"))
-        if match is None or len(match["name"]) > MAX_NAME_BYTES:
-            raise ValueError(f"{path}: damaged index at line {row + 2}")
-        spans[row, :2] = int(match["offset"]), int(match["size"])
-        checksums[row] = int(match["checksum"])
-        keys.append(match["key"])
-        names.append(unquote_to_bytes(match["name"]))
-        labels.append(match["label"].replace(b"-", b""))
-    _check_spans(path, spans)
-    return SampleIndex(np.array(keys), spans, LinkedSamples(names, labels, checksums))
-
-
-LINKED_LINE = re.compile(
-    rb"image (?P<offset>\d{1,18}) (?P<size>\d{1,18}) (?P<name>[\w%./~-]+) sample (?P<label>-|\d{1,9}) "
-    rb"(?P<checksum>\d{1,10}) (?P<key>[\w-]{1,255})"
-)
 
 
 def _content(path: str | Path) -> bytes:
@@ -198,3 +114,40 @@ def _check_spans(path: str | Path, spans: np.ndarray) -> None:
     wrong = np.flatnonzero((sizes[:, 0] == 0) | (starts < np.concatenate([[0], ends[:-1]])))
     if len(wrong):
         raise ValueError(f"{path}: damaged index: line {wrong[0] + 2} overlaps the line before it, or has an empty PNG")
+
+
+class TextPlaces:
+    """The samples of a split, by the index of text beside each shard.
+
+    Args:
+        directory: The data set.
+        shards: Its shards.
+
+    Raises:
+        ValueError: when an index is missing or damaged, or does not match dataset.json.
+    """
+
+    def __init__(self, directory: str, shards: Sequence[Shard]) -> None:
+        indices = []
+        for shard in shards:
+            path = join(directory, str(index_path(Path(shard.path))))
+            indices.append(read_index(path))
+            if len(indices[-1].keys) != shard.num_images:
+                raise ValueError(f"{path}: {len(indices[-1].keys)} samples, but dataset.json says {shard.num_images}")
+            end = int((indices[-1].spans[:, [0, 2]] + indices[-1].spans[:, [1, 3]]).max(initial=0))
+            if end > shard.num_bytes:
+                raise ValueError(f"{path}: points at byte {end} of {shard.path}, which has {shard.num_bytes}")
+        self._keys = [key for index in indices for key in index.keys]
+        self._spans = np.concatenate([index.spans for index in indices])
+
+    def at(self, numbers: np.ndarray) -> list[TextPlace]:
+        """Return the places of the samples of these numbers, which ascend."""
+        rows = zip(numbers.tolist(), *self._spans[numbers].T.tolist(), strict=True)
+        return [
+            TextPlace(number, self._keys[number].decode(), offset, size, label_offset, label_size)
+            for number, offset, size, label_offset, label_size in rows
+        ]
+
+    def keys(self) -> list[str]:
+        """Return the keys of all samples."""
+        return [key.decode() for key in self._keys]

@@ -74,8 +74,28 @@ def open_remote(location: str) -> Any:
     """
     try:
         if urlsplit(location).scheme in ("http", "https"):
-            return _request(location, {})
+            return _Timed(location, _request(location, {}))
         return file_system(location).open(location, "rb")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # each store has errors of its own
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def remote_size(location: str) -> int:
+    """Return the size of a file of a URL.
+
+    Raises:
+        FileNotFoundError, OSError: as ``read_remote``.
+        ValueError: when the server does not say it.
+    """
+    if urlsplit(location).scheme in ("http", "https"):
+        _, size = read_remote(location, 0, 1, None)
+        if size == UNKNOWN_SIZE:
+            raise ValueError(f"{location}: the server does not say the size of the file")
+        return size
+    try:
+        return int(file_system(location).info(location)["size"])
     except (OSError, ValueError):
         raise
     except Exception as error:  # each store has errors of its own
@@ -180,14 +200,38 @@ def _read_bounded(location: str, stream: Any, most: int | None) -> bytes:
     Raises:
         ValueError: when the server is too slow.
     """
-    parts, num_bytes, begin = [], 0, time.monotonic()
-    while most is None or num_bytes <= most:
-        chunk = stream.read(CHUNK_BYTES)
+    timed, parts = _Timed(location, stream), []
+    while most is None or timed.num_bytes <= most:
+        chunk = timed.read(CHUNK_BYTES)
         if not chunk:
             break
         parts.append(chunk)
-        num_bytes += len(chunk)
-        waited_s = time.monotonic() - begin
-        if waited_s > TIMEOUT_S and num_bytes < LEAST_BYTES_PER_S * (waited_s - TIMEOUT_S):
-            raise ValueError(f"{location}: too slow: {num_bytes} bytes in {waited_s:.0f} s")
     return b"".join(parts)
+
+
+class _Timed:
+    """A stream whose reads are timed; what its reader does between them does not count."""
+
+    def __init__(self, location: str, stream: Any) -> None:
+        self.location, self.stream = location, stream
+        self.num_bytes, self.waited_s = 0, 0.0
+
+    def __enter__(self) -> _Timed:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stream.close()
+
+    def read(self, size: int) -> bytes:
+        """Read at most ``size`` bytes.
+
+        Raises:
+            ValueError: when the server is too slow.
+        """
+        begin = time.monotonic()
+        chunk = self.stream.read(size)
+        self.waited_s += time.monotonic() - begin
+        self.num_bytes += len(chunk)
+        if self.waited_s > TIMEOUT_S and self.num_bytes < LEAST_BYTES_PER_S * (self.waited_s - TIMEOUT_S):
+            raise ValueError(f"{self.location}: too slow: {self.num_bytes} bytes in {self.waited_s:.0f} s")
+        return chunk

@@ -26,7 +26,7 @@ def are_shards(spec: str) -> bool:
 def tars_in(folder: Path) -> list[str]:
     """Return the tars directly in a folder, sorted; none if there are other files than tars and notes on them."""
     entries = [path for path in folder.iterdir() if not path.name.startswith((".", "_"))]
-    notes = (".parquet", ".json", ".idx", ".txt", ".md", ".csv")
+    notes = (".parquet", ".json", ".idx", ".samples", ".txt", ".md", ".csv")
     tars = sorted(str(path) for path in entries if path.suffix == TAR and path.is_file())
     return tars if all(path.suffix in (TAR, *notes) and path.is_file() for path in entries) else []
 
@@ -44,16 +44,25 @@ def shard_names(spec: str) -> list[str]:
         return tars_in(Path(spec))
     if PIPE in spec:
         raise ValueError(f"{spec}: commands are no shards; give files, or URLs")
-    counts = [abs(int(last) - int(first)) + 1 for first, last in re.findall(r"\{(\d+)\.\.(\d+)[.\d]*\}", spec)]
-    if math.prod(counts) > MAX_SHARDS:
+    if sum(map(_count, spec.split("::"))) > MAX_SHARDS:
         raise ValueError(f"{spec}: names more than {MAX_SHARDS:,} shards")
     from webdataset.shardlists import expand_urls  # slow to import
 
     names = [name for pattern in expand_urls(spec) for name in _match(pattern)]
-    repeated = [name for number, name in enumerate(names) if name in names[:number]] if len(names) < 10_000 else []
-    if repeated:
-        raise ValueError(f"{spec}: names {repeated[0]} twice")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{spec}: names {name} twice")
+        seen.add(name)
     return names
+
+
+def _count(pattern: str) -> int:
+    """Return how many names the braces of a pattern stand for."""
+    ranges = re.findall(r"\{(\d+)\.\.(\d+)[.\d]*\}", pattern)
+    lists = re.findall(r"\{([^{}]*,[^{}]*)\}", pattern)
+    counts = [abs(int(last) - int(first)) + 1 for first, last in ranges] + [text.count(",") + 1 for text in lists]
+    return math.prod(counts)
 
 
 def _match(pattern: str) -> list[str]:

@@ -12,17 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from glow.config import DataConfig, ModelConfig
 from glow.data.images.decoding import EXTENSIONS, ImageForm, decode
 from glow.data.read.batch import Batch, Share
 from glow.data.read.files import open_stream
 from glow.data.read.labels import LabelRule
-from glow.data.read.loader import augment
-from glow.data.read.reader import Sample
+from glow.data.read.loader import augment, parts_of
+from glow.data.read.places import Sample
 from glow.data.read.shard_names import shard_names
-from glow.data.read.workers import shorten_socket_paths, start_worker, worker_count
+from glow.data.read.tars import BoundedHeader
+from glow.data.read.workers import worker_count
 from glow.files.limits import SAMPLE_BYTES
 from glow.randomness import generator, uniform_noise
 
@@ -55,20 +56,8 @@ def streamed_batches(
         ValueError: when there are no shards, or the batch is smaller than the number of processes.
     """
     share.check_batch_size(batch_size)
-    num_workers = worker_count(config.num_workers, most=config.num_workers)
-    if num_workers:
-        shorten_socket_paths()
-    loader = DataLoader(
-        _Stream(config, model, len(share.slots(batch_size)), position, share, classes),
-        batch_size=None,
-        num_workers=num_workers,
-        prefetch_factor=4 if num_workers else None,
-        worker_init_fn=start_worker,
-    )
-    for batch in loader:
-        if isinstance(batch, ValueError):
-            raise batch
-        yield batch
+    stream = _Stream(config, model, len(share.slots(batch_size)), position, share, classes)
+    return parts_of(stream, worker_count(config.num_workers, most=config.num_workers))
 
 
 class _Stream(IterableDataset[Batch | ValueError]):
@@ -176,7 +165,7 @@ def _files_of(location: str) -> Iterator[dict[str, Any]]:
         ValueError: when a file is too large, or there is none.
     """
     num_files = 0
-    with open_stream(location) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+    with open_stream(location) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=BoundedHeader) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]
             if not member.isreg():

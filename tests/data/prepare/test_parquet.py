@@ -10,7 +10,6 @@ from foreign import photo
 from PIL import Image
 
 from glow.config import PrepareRun
-from glow.data.prepare import parquet as source_module
 from glow.data.prepare.sources import open_source
 from glow.data.prepare.writer import prepare
 
@@ -99,4 +98,3 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"Parquet needs pyarrow: pip install 'glow-flows\[parquet\]'"):
         open_source(path)
-    assert source_module.SUFFIX == ".parquet"

@@ -86,7 +86,8 @@ def test_skip_leaves_out_what_cannot_be_used_and_lists_it(pets, capsys):
     dataset = load_dataset(pets.output)
     assert {Path(entry["name"]).name: entry["reason"].split(":")[0] for entry in dataset.left_out} == {
         "00.png": "not an image in one of the formats PNG, JPEG, BMP, GIF, TIFF, PPM, WEBP",
-        "x.png": "is 5 x 5 (height x width), the first image is 4 x 6; --size brings all images to one size",
+        "x.png": "is 5 x 5 (height x width), the first image is 4 x 6; --size brings all images to one size, and "
+        "--short_side keeps what they show",
         "y.png": "cannot be read",
     }
     assert sum(split.num_images for split in dataset.splits.values()) == 20

@@ -17,7 +17,7 @@ def test_shards_are_described(tmp_path, capsys):
     assert printed == [
         f"{source}: 24 images, 2 classes (cat 12, dog 12)",
         "  tried 24 of them: 24 to 40 x 32 to 32 (height x width), 24 colour",
-        "  sizes differ: --size brings all images to one size",
+        "  sizes differ: --size brings all images to one size, --short_side keeps what they show",
         "splits: train 20, validation 4",
         "nothing was written: leave out --dry_run to prepare the data set",
     ]

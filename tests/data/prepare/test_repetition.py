@@ -56,7 +56,7 @@ def test_leftovers_of_a_killed_run_do_not_get_into_the_next(pets):
     (partial / "train-00009.tar").write_bytes(b"half")
     prepare(pets)
     assert not partial.exists()
-    assert {path.suffix for path in Path(pets.output).iterdir()} == {".tar", ".idx", ".json"}
+    assert {path.suffix for path in Path(pets.output).iterdir()} == {".tar", ".idx", ".samples", ".json"}
     assert not (Path(pets.output) / "train-00009.tar").exists()
 
 
@@ -102,7 +102,12 @@ def test_empty_directory_in_the_place_stays_and_is_filled(pets, tmp_path, monkey
     monkeypatch.setattr(Path, "rename", rename_within)
     assert prepare(pets).splits["train"].num_images == 20
     assert target.stat().st_ino == before
-    assert {path.suffix for path in target.iterdir() if path.name != "lost+found"} == {".tar", ".idx", ".json"}
+    assert {path.suffix for path in target.iterdir() if path.name != "lost+found"} == {
+        ".tar",
+        ".idx",
+        ".samples",
+        ".json",
+    }
     assert list(target.parent.iterdir()) == [target]
     (target / "lost+found").rmdir()
     elsewhere = replace(pets, output=str(tmp_path / "other" / "pets"))

@@ -2,7 +2,6 @@
 
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,7 +112,8 @@ def test_files_of_a_sample_that_are_no_neighbours_are_counted(tmp_path):
 def test_extensions_with_dots_and_capitals_are_images(tmp_path):
     image = photo(0, 8, 8, "PNG")
     path = write_tar(tmp_path / "x.tar", [("b.left.png", image), ("c.PNG", image), ("noextension", b"")])
-    source = open_source(path, label="none")
+    with pytest.warns(UserWarning, match="beside 2 images, these files are not read: 1 without an extension"):
+        source = open_source(path, label="none")
     assert [sample.key for _, sample in source.samples] == ["b", "c"]
     assert ImageForm.of(PrepareRun(["x"], "y"), source.load(1)).shape == (3, 8, 8)
 
@@ -164,7 +164,6 @@ def test_options_of_earlier_data_sets_are_still_theirs(pets):
     dataset = prepare(pets)
     assert "label" not in dataset.preparation
     assert prepare(pets) == dataset
-    assert Path(pets.output).is_dir()
 
 
 @pytest.mark.parametrize("spec", ["pipe:touch {}", "x.tar::pipe:touch {}"])

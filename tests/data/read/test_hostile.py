@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from conftest import write_images
+from foreign import as_first_version
 from pictures import encoded, picture
 from PIL import Image
 
@@ -26,6 +27,11 @@ def small(tmp_path):
     output = tmp_path / "small"
     prepare(PrepareRun([str(write_images(tmp_path / "images", 8))], str(output), "2", shard_size=3, num_workers=0))
     return output
+
+
+@pytest.fixture
+def older(small):
+    return as_first_version(small)
 
 
 def change(directory, *path_and_value):
@@ -136,7 +142,7 @@ def test_notes_in_the_manifest_are_ignored(small):
     assert load_dataset(small) == before
 
 
-def test_size_of_manifest_index_and_sample_is_bounded(small, monkeypatch):
+def test_size_of_manifest_index_and_sample_is_bounded(older, monkeypatch):
     for variable, message in [
         ("GLOW_MAX_JSON_BYTES", r"dataset\.json: [\d,]+ bytes, but 50 are the limit"),
         ("GLOW_MAX_INDEX_BYTES", r"train-00000\.idx: [\d,]+ bytes, but 50 are the limit"),
@@ -144,7 +150,7 @@ def test_size_of_manifest_index_and_sample_is_bounded(small, monkeypatch):
     ]:
         monkeypatch.setenv(variable, "50")
         with pytest.raises(ValueError, match=rf"{message}; set {variable} to allow"):
-            SplitReader(small, "train")
+            SplitReader(older, "train")
         monkeypatch.delenv(variable)
 
 
@@ -170,17 +176,17 @@ def test_size_of_manifest_index_and_sample_is_bounded(small, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("zeros", [15, 30])
-def test_impossible_index_is_one_line_that_names_it(small, line, zeros):
-    index = small / "train-00000.idx"
+def test_impossible_index_is_one_line_that_names_it(older, line, zeros):
+    index = older / "train-00000.idx"
     lines = index.read_text().splitlines()
     lines[1] = line.format("9" * zeros)
     index.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"train-00000\.idx: (damaged index|points at byte|a sample: )"):
-        SplitReader(small, "train")
+        SplitReader(older, "train")
 
 
-def test_index_with_a_sample_twice_is_refused(small):
-    index = small / "train-00000.idx"
+def test_index_with_a_sample_twice_is_refused(older):
+    index = older / "train-00000.idx"
     lines = index.read_text().splitlines()
     index.write_text("\n".join([*lines[:2], lines[1], *lines[3:]]) + "\n")
     with pytest.raises(ValueError, match=r"train-00000\.idx: damaged index: line 3 overlaps the line before it"):
@@ -195,25 +201,25 @@ def test_index_of_another_program_may_have_the_label_first(tmp_path):
 
 @pytest.mark.parametrize("name", ["dataset.json", "train-00000.idx", "train-00000.tar"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path)], ids=["fifo", "dir", "loop"])
-def test_what_is_no_file_is_refused_at_once(small, name, make):
-    (small / name).unlink()
-    make(small / name)
+def test_what_is_no_file_is_refused_at_once(older, name, make):
+    (older / name).unlink()
+    make(older / name)
     with pytest.raises(ValueError, match=rf"{name}: .*(not a file|symbolic links)"):
-        SplitReader(small, "train").read([0])
+        SplitReader(older, "train").read([0])
 
 
-def test_sparse_shard_takes_no_memory(small):
+def test_sparse_shard_takes_no_memory(older):
     """It holds as many bytes as the manifest claims, but they take no room on the disk."""
     size = 2**40
-    manifest = json.loads((small / "dataset.json").read_text())
-    with (small / "train-00000.tar").open("r+b") as file:
+    manifest = json.loads((older / "dataset.json").read_text())
+    with (older / "train-00000.tar").open("r+b") as file:
         file.truncate(size)
     manifest["splits"]["train"]["shards"][0]["num_bytes"] = size
-    (small / "dataset.json").write_text(json.dumps(manifest))
-    lines = (small / "train-00000.idx").read_text().splitlines()
-    (small / "train-00000.idx").write_text("\n".join([lines[0], f"png 512 {2**39} a.png", *lines[2:]]))
+    (older / "dataset.json").write_text(json.dumps(manifest))
+    lines = (older / "train-00000.idx").read_text().splitlines()
+    (older / "train-00000.idx").write_text("\n".join([lines[0], f"png 512 {2**39} a.png", *lines[2:]]))
     with pytest.raises(ValueError, match=r"train-00000\.idx: a sample: 549,755,813,888 bytes, but .* are the limit"):
-        SplitReader(small, "train").read([0])
+        SplitReader(older, "train").read([0])
 
 
 def test_path_of_a_tar_says_what_to_do(small):

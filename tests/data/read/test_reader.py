@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 from conftest import read_split
+from foreign import as_first_version
 from PIL import Image
 
 from glow.data.read.batch import Batch
+from glow.data.read.index import read_index
 from glow.data.read.loader import eval_batches
 from glow.data.read.manifest import load_dataset
 from glow.data.read.reader import SplitReader
@@ -37,7 +39,7 @@ def test_reader_opens_only_the_shards_it_needs(dataset, monkeypatch):
     assert opened == ["train-00003.tar", "train-00004.tar"]
     # Far apart, parts are asked for one by one; near each other, the gap is read too.
     opened.clear()
-    monkeypatch.setattr("glow.data.read.reader.GAP_BYTES", 0)
+    monkeypatch.setattr("glow.data.read.reader.GAP_BYTES", 2048)
     assert reader.read([35, 36, 38, 40]) == samples
     assert opened == ["train-00003.tar", "train-00003.tar", "train-00004.tar"]
 
@@ -67,7 +69,7 @@ def test_shard_of_another_size_is_a_clear_error(dataset, tmp_path):
 
 
 def test_damaged_index_is_a_clear_error(dataset, tmp_path):
-    copy = broken(dataset, tmp_path)
+    copy = as_first_version(broken(dataset, tmp_path))
     index = copy / "test-00000.idx"
     lines = index.read_text().splitlines()
     index.write_text("\n".join(lines[:-1]))
@@ -120,7 +122,7 @@ def test_damaged_or_foreign_image_is_a_clear_error(dataset, tmp_path):
     reader = SplitReader(copy, "train")
     shard = copy / "train-00000.tar"
     data = bytearray(shard.read_bytes())
-    start, size = reader._indices[0].spans[0, :2]
+    start, size = read_index(copy / "train-00000.idx").spans[0, :2]
     data[start + 20 : start + size] = bytes(size - 20)
     shard.write_bytes(data)
     with pytest.raises(ValueError, match=r"sample class\d-\d+ is damaged"):

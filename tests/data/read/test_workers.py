@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -81,3 +83,14 @@ def test_other_errors_pass():
 def test_there_are_no_more_workers_than_cores_and_images(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     assert [worker_count(asked, most) for asked, most in [(0, 5), (2, 5), (9, 5), (9, 2)]] == [0, 2, 3, 2]
+
+
+def test_a_program_ends_though_its_batches_go_on(dataset):
+    """Batches in a global variable are still there when Python ends."""
+    program = f"""
+from glow.config import DataConfig
+from glow.data.read.loader import train_batches
+batches = train_batches(DataConfig({str(dataset)!r}, num_workers=1), 10, 0)
+next(batches)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
