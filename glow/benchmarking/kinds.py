@@ -44,7 +44,12 @@ def kinds_of_call(run: BenchmarkRun) -> list[Kind]:
     memory = process_memory(run, 1, microbatch)[0]
     forward = 2.0 * memory.num_macs
     # Memory that is kept from one pass to another, or from step to step, is written once and read once.
-    held_bytes = memory.total_bytes - memory.working_bytes + memory.kept_bytes * (math.ceil(size / microbatch) - 1)
+    held_bytes = (
+        memory.step_bytes
+        - memory.waiting_bytes
+        - memory.working_bytes
+        + memory.kept_bytes * (math.ceil(size / microbatch) - 1)
+    )
     training = Work(FORWARD_PASSES[run.memory] * size * forward, 2 * held_bytes)
     kinds = [
         Kind("training", size, Contestant.train, training),
