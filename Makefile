@@ -1,16 +1,27 @@
 # make demo: everything, from nothing, on real images.   make test: all tests.   make check: what CI runs.
 # make docs: the documentation into build/site, where index.html opens without a server.
+# make digits-model: trains the model that comes with glow anew, about 3 minutes; it is then in glow/shipped.
+# make test-gpu: what only a GPU can show; make test hides GPUs.
 # make test-slurm: the job scripts on a real SLURM that it starts on this machine; as root, about 5 minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slurm check lint types docs clean
+.PHONY: digits-model demo test test-gpu test-slurm check lint types docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m pipelines.demo
 
+digits-model: .venv/demo
+	rm -rf build/shipped
+	$(BIN)/python -m pipelines.demo --data build/shipped/data/digits --output build/shipped/runs/digits
+	rm -rf glow/shipped/digits
+	$(BIN)/python -m pipelines.export --checkpoint build/shipped/runs/digits --output glow/shipped/digits --license apache-2.0
+
 test: .venv/test
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+test-gpu: .venv/test
+	$(BIN)/python -m pytest tests/gpu
 
 test-slurm: .venv/test
 	$(BIN)/python -m pytest tests/slurm -m slurm

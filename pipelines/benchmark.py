@@ -23,6 +23,7 @@ from glow.data.read.manifest import Dataset, load_dataset
 from glow.execution.precision import NETWORK_DTYPES, use_exact_float32
 from glow.parallel.launching import build_accelerator
 from glow.planning.model import is_known, unknown_model
+from glow.training.initial import with_initial_model
 from glow.training.metrics import describe_environment
 from glow.training.tasks.images import complete
 
@@ -71,7 +72,7 @@ def find_data(run: BenchmarkRun) -> tuple[BenchmarkRun, Dataset | None]:
     Raises:
         ValueError: when the model is not known without a data set.
     """
-    dataset = None
+    run, dataset = with_initial_model(run), None
     try:
         dataset = load_dataset(run.data.path)
     except (ValueError, OSError) as error:

@@ -21,11 +21,11 @@ from glow.sampling.files import find_grids
 from glow.sampling.groups import group_size
 from glow.training.checkpoints.manager import find_checkpoint, run_directory
 from glow.training.checkpoints.models import load_model
-from glow.training.checkpoints.reading import checkpoint_facts, read_state
+from glow.training.checkpoints.reading import checkpoint_facts, read_config, read_state
 from glow.training.metrics import commit, read_metrics
 
 # Options that change the results.
-RESULTS = ("weights", "bound", "num_noise_samples", "seed", "num_images")
+RESULTS = ("weights", "dtype", "bound", "num_noise_samples", "seed", "num_images")
 
 
 def main(argv: Sequence[str] | None = None) -> Path | None:
@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     """
     config = parse_config(EvaluateRun, argv, "evaluate")
     checkpoint = find_checkpoint(config.checkpoint, config.which, config.weights)
-    model = load_model(checkpoint, weights=config.weights)
-    reader = SplitReader(config.data, config.split)
-    check_shape(model, reader.dataset, config.data)
+    model = load_model(checkpoint, weights=config.weights, dtype=config.dtype)
+    reader = SplitReader(config.data, config.split, size=read_config(checkpoint).data.size)
+    check_shape(model, reader.shape, config.data)
     check_classes(model, read_state(checkpoint).classes, reader.dataset, config.data)
     processes = Processes()
     use_exact_float32()
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         "model": model_facts(model),
         "software": {"version": glow.__version__, "commit": commit()},
     }
-    drawn = f"step-{step:08d}{options_suffix(config, ('weights',))}"
+    drawn = f"step-{step:08d}{options_suffix(config, ('weights', 'dtype'))}"
     grids = find_grids(run / "samples" / drawn, config.weights)
     evaluation = Evaluation(
         scores,

@@ -16,6 +16,7 @@ from glow.planning.measuring import plot_kept
 from glow.planning.model import is_known, unknown_model
 from glow.planning.options import Option, options, recommend
 from glow.planning.tables import GIB, advice, measurement_table, model_text, pipeline_table, ways_table
+from glow.training.initial import with_initial_model
 from glow.training.tasks.images import complete
 
 
@@ -54,6 +55,7 @@ def with_data(run: PlanRun) -> PlanRun:
     """
     if run.is_of_vectors:
         raise ValueError("vectors.name: leave it out; plan is for a Glow of images")
+    run = with_initial_model(run)
     if is_known(run.model):
         return run
     try:

@@ -34,10 +34,16 @@ def summary(dataset: Dataset) -> str:
         f"{name} {split.num_images} in {len(split.shards)} shard{'s' * (len(split.shards) != 1)}"
         for name, split in dataset.splits.items()
     )
-    channels, height, width = dataset.shape
+    channels, *least = dataset.shape
+    height, width = (f"{low}" for low in least)
+    if dataset.largest:
+        height, width = (f"{low} to {high}" for low, high in zip(least, dataset.largest, strict=True))
     count = len(dataset.classes or ())
     classes = f"{count} class{'es' * (count != 1)}" if count else "no labels"
     lines = [f"{dataset.name}: {channels} x {height} x {width}, {classes}; {splits}"]
+    locations = [shard.location or "" for split in dataset.splits.values() for shard in split.shards]
+    if any(location.startswith("/") for location in locations):
+        lines.append("its shards lie outside of its folder: give train --data.root, and other stages GLOW_DATA_ROOT")
     if dataset.left_out:
         lines.append(f"left out: {len(dataset.left_out)} images (all are listed in dataset.json)")
         lines += [f"  {entry['name']}: {entry['reason']}" for entry in dataset.left_out[:NUM_SHOWN]]

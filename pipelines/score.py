@@ -24,7 +24,7 @@ from glow.training.checkpoints.models import load_model
 from glow.training.checkpoints.reading import checkpoint_facts, read_config
 
 # Options that change the results.
-RESULTS = ("weights", "outliers", "reference", "num_images", "size", "color", "seed")
+RESULTS = ("weights", "dtype", "outliers", "reference", "num_images", "size", "color", "seed")
 
 
 def main(argv: Sequence[str] | None = None) -> Path | None:
@@ -34,18 +34,21 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     """
     config = parse_config(ScoreRun, argv, "score")
     checkpoint = find_checkpoint(config.checkpoint, config.which, config.weights)
-    model = load_model(checkpoint, weights=config.weights)
+    model = load_model(checkpoint, weights=config.weights, dtype=config.dtype)
     data = Place.of(config.data, config.split, "test") if config.split else Place.parse(config.data, "test")
     trained_on = read_config(checkpoint).data
-    validated_on = trained_on.path if trained_on.stream is None else trained_on.validation
-    places = ScoredPlaces.find(data, config.outliers, config.reference, validated_on or trained_on.path)
+    held_out = trained_on.validation or trained_on.stream or trained_on.path
+    places = ScoredPlaces.find(data, config.outliers, config.reference, held_out)
     if (config.size or config.color != "keep") and all(place.split for place in places.all):
         raise ValueError("size, color: leave them out; all these images are prepared already")
     bound = Bound("elbo", 1, config.seed, labels="unknown")
     with contextlib.ExitStack() as stack:
-        readers = {place: stack.enter_context(open_images(place, config.size, config.color)) for place in places.all}
+        readers = {
+            place: stack.enter_context(open_images(place, config.size, config.color, trained_on.size))
+            for place in places.all
+        }
         for place, reader in readers.items():
-            check_shape(model, reader.dataset, place.location, "" if place.split else resizing(model))
+            check_shape(model, reader.shape, place.location, "" if place.split else resizing(model))
         processes = Processes()
         use_exact_float32()
         model.to(processes.device)

@@ -13,18 +13,19 @@ from glow.cli import parse_config, run_stage
 from glow.config import TrainRun, config_to_dict, flatten
 from glow.data.read.batch import Share
 from glow.data.read.workers import dead_workers_in_one_line
+from glow.execution.compiling import failed_compilation_in_one_line
 from glow.execution.precision import use_exact_float32
 from glow.locking import locked
 from glow.parallel.agreement import check_agreement, decided_by_main
 from glow.parallel.build import lay_out
 from glow.parallel.launching import build_accelerator
 from glow.parallel.placement import check_validation, place
+from glow.parallel.requested import as_requested
 from glow.planning.tables import describe_training
-from glow.training.checkpoints.manager import CheckpointManager, check_output
-from glow.training.checkpoints.reading import read_state
+from glow.training.checkpoints.manager import check_output
 from glow.training.metrics import write_record
-from glow.training.resuming import changed_options, check_same_run
-from glow.training.starting import start
+from glow.training.resuming import find_resumption
+from glow.training.starting import start, start_facts
 from glow.training.stop import INTERRUPT, StopRequest, forget_stop
 from glow.training.tasks.find import find_task
 from glow.training.tasks.task import Task
@@ -41,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(task: Task, stop: StopRequest) -> None:
     """Check that all processes train the same, and let one training at a time write to the run directory."""
+    task.run, translations = as_requested(task.run)
     accelerator = build_accelerator(task.run)
+    for translation in translations:
+        say(translation, accelerator)
     # The launcher decides the precision where the configuration does not: recorded with the run.
     train = dataclasses.replace(task.run.train, mixed_precision=accelerator.mixed_precision)
     task.run = run = dataclasses.replace(task.run, train=train)
@@ -52,8 +56,8 @@ def train(task: Task, stop: StopRequest) -> None:
         check_validation(run, task.splits["validation"].num_images, accelerator.num_processes)
     if accelerator.is_main_process:
         check_output(run.output)
-    lock = locked(Path(run.output) / ".lock", run.output) if accelerator.is_main_process else nullcontext()
-    with lock, dead_workers_in_one_line():
+    lock = locked(Path(run.output) / ".lock", run.output, stop.reason) if accelerator.is_main_process else nullcontext()
+    with lock, dead_workers_in_one_line(), failed_compilation_in_one_line():
         train_locked(task, stop, accelerator)
 
 
@@ -61,32 +65,27 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
     """Build everything, resume from the last checkpoint if there is one, and train."""
     use_exact_float32()
     run, data = task.run, task.splits["train"]
-    checkpoints = CheckpointManager(run.output)
-    # File systems of clusters do not show the same to all nodes at once.
-    checkpoint = decided_by_main(checkpoints.latest_intact, accelerator)
-    if checkpoint:
-        check_same_run(checkpoint, run, data.sha256, task.classes)
-        step = read_state(checkpoint).step
-        if step >= run.train.num_steps:
-            say(
-                f"{run.output} is finished ({step} steps); to train longer, raise train.num_steps\n{checkpoint}",
-                accelerator,
-            )
+    found = decided_by_main(lambda: find_resumption(run, data.sha256, task.classes), accelerator)
+    if found:
+        if found.state.step >= run.train.num_steps:
+            done = f"{run.output} is finished ({found.state.step} steps); to train longer, raise train.num_steps"
+            say(f"{done}\n{found.checkpoint}", accelerator)
             return
-        for change in changed_options(checkpoint, run):
+        for change in found.changes:
             say(f"changed since the checkpoint: {change}", accelerator)
     placement = place(run, accelerator.process_index, accelerator.num_processes)
     share = Share(placement.replica, placement.num_replicas)
-    model, batches = start(task, share, accelerator, checkpoint, stop)
+    model, batches = start(task, share, accelerator, found, stop)
     if accelerator.is_main_process:
         forget_stop(run.output)
         write_record(run, accelerator.device, accelerator.num_processes)
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         print(describe_training(run, num_parameters, accelerator.num_processes, accelerator.device), flush=True)
     layout = lay_out(model, run, placement, accelerator)
-    trainer = Trainer(layout, model.num_dims, run, accelerator, data, task.scale, task.classes)
-    if checkpoint:
-        trainer.restore(checkpoint)
+    facts = start_facts(task, found, accelerator)
+    trainer = Trainer(layout, model.num_dims, run, accelerator, data, task.scale, facts)
+    if found:
+        trainer.restore(found)
         say(f"resuming {run.output} after step {trainer.step} of {run.train.num_steps}", accelerator)
     validation = task.validation(share)
     if validation is None:
@@ -94,7 +93,8 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
     reason = trainer.fit(batches, validation, task.preview, stop)
     if trainer.step < run.train.num_steps:
         say(f"stopped after step {trainer.step}; give the same command to resume", accelerator)
-    say(checkpoints.latest(), accelerator)
+    if accelerator.is_main_process:
+        print(trainer.checkpoints.latest(), flush=True)
     accelerator.end_training()
     if reason == INTERRUPT:
         raise KeyboardInterrupt  # for exit status 130

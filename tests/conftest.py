@@ -27,6 +27,12 @@ from glow.models.glow import Glow
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, except from ``pytest tests/gpu``: other tests compare bits of a CPU, and fork, which CUDA forbids."""
+    if not all("gpu" in Path(argument).parts for argument in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def write_images(folder: Path, count: int, shape: tuple[int, int, int] = (3, 8, 8), classes: int = 2) -> Path:
     """Write smooth random PNGs, in class folders."""
     channels, height, width = shape

@@ -5,11 +5,12 @@ from functools import partial
 import torch
 from conftest import perturb
 
-from glow.bijectors.actnorm import ActNorm, initialize_actnorms
+from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Composition, Inverse
 from glow.bijectors.batchnorm import BatchNorm
 from glow.bijectors.conv1x1 import PERMUTATIONS, LUConv1x1, OrthogonalConv1x1
 from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling
+from glow.bijectors.initialization import initialize_actnorms
 from glow.bijectors.mask import ChannelMask, CheckerboardMask
 from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
 from glow.bijectors.planar import Planar

@@ -45,6 +45,15 @@ def write_as_img2dataset(folder, count=24, per_shard=10):
     return folder
 
 
+def as_first_version(data):
+    """Make a data set what version 0.1.0 wrote: with an index of text beside each shard alone."""
+    manifest = json.loads((data / "dataset.json").read_text())
+    for split in manifest["splits"].values():
+        (data / split.pop("index")["path"]).unlink()
+    (data / "dataset.json").write_text(json.dumps(manifest))
+    return data
+
+
 def add(tar, name, content):
     """Append a file to a tar."""
     info = tarfile.TarInfo(name)

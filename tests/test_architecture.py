@@ -26,7 +26,9 @@ LAYERS = [
     ["glow.evaluation"],
     ["glow.inference"],
     ["glow.training"],
-    ["glow.trained"],
+    ["glow.trained", "glow.sharing"],
+    ["glow.editing"],
+    ["glow.explore"],
     ["glow.planning"],
     ["glow.policy", "glow.benchmarking"],
     ["glow.cli"],
@@ -51,6 +53,8 @@ ONLY_IN = {
     "normflows": {"glow.benchmarking.peers"},
     "pyarrow": {"glow.data.prepare.parquet"},
     "fsspec": {"glow.data.read.remote"},
+    "huggingface_hub": {"glow.files.hub"},
+    "gradio": {"glow.explore.page", "pipelines.explore"},
     "triton": {"glow.networks.kernels"},
 }
 FILES = sorted([*Path("glow").rglob("*.py"), *Path("pipelines").rglob("*.py")])

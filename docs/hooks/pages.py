@@ -21,7 +21,7 @@ CONFIG = griffe.load("glow.config")  # has the docstrings of fields, which Pytho
 ROOT = Path(__file__).parents[2]
 ROOT_PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 ROOMS = ["bijectors", "networks", "models", "execution", "data", "parallel", "training", "sampling", "evaluation"]
-ROOMS += ["inference"]
+ROOMS += ["inference", "editing"]
 PUBLIC = """# glow
 
 ::: glow

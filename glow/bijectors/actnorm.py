@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -34,22 +35,21 @@ class ActNorm(Bijector):
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
         # The buffer goes into checkpoints. This copy of it can be read in every forward without a device sync.
         self.is_initialized = False
-        self.pending_name: str | None = None
+        self._receive: Callable[[Tensor], None] | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether the layer is initialised and does not wait for data."""
-        return self.is_initialized and self.pending_name is None
+        return self.is_initialized and self._receive is None
 
-    def begin_initialization(self, name: str) -> None:
-        """Let the next batch set bias and scale. A warning calls the layer ``name``."""
-        self.pending_name = name
+    def await_data(self, receive: Callable[[Tensor], None] | None) -> None:
+        """Call ``receive`` with each input before it is normalised, to set bias and scale; None: no longer."""
+        self._receive = receive
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Return z without the log-determinant. While the layer waits for data, set bias and scale first."""
-        if self.pending_name is not None:
-            self._initialize(x, self.pending_name)
-            self.pending_name = None
+        """Return z without the log-determinant."""
+        if self._receive is not None:
+            self._receive(x)
         self.check()
         bias, log_scale = self._broadcast(x)
         return (x + bias) * log_scale.exp()
@@ -78,13 +78,24 @@ class ActNorm(Bijector):
             raise RuntimeError("ActNorm is used before its initialisation: call initialize, or load a checkpoint")
 
     @torch.no_grad()
-    def _initialize(self, x: Tensor, name: str) -> None:
-        dims = [dim for dim in range(x.dim()) if dim != 1]
-        count = _all_sum(torch.full((), x.numel() // x.shape[1], dtype=torch.float64, device=x.device))
-        mean = _all_sum(x.sum(dims, dtype=torch.float64)) / count
-        deviation = x - mean.to(x.dtype).view((1, -1) + (1,) * (x.dim() - 2))
-        variance = _all_sum(deviation.square_().sum(dims, dtype=torch.float64)) / count
-        std = variance.sqrt()
+    def initialize(self, inputs: Callable[[], Iterable[Tensor]], name: str) -> None:
+        """Set bias and scale, so that the mean of z is 0 and its variance 1 (a collective: over all processes).
+
+        Args:
+            inputs: Gives the parts of a batch, each ``[N, C, ...]``. It is called twice.
+            name: What a warning of constant input calls the layer.
+        """
+        total, count = torch.zeros_like(self.bias, dtype=torch.float64), 0
+        for x in inputs():
+            total += x.sum(_all_but_channels(x), dtype=torch.float64)
+            count += x.numel() // x.shape[1]
+        count_of_all = _all_sum(torch.full((), count, dtype=torch.float64, device=total.device))
+        mean = _all_sum(total) / count_of_all
+        squares = torch.zeros_like(total)
+        for x in inputs():
+            deviation = x - mean.to(x.dtype).view((1, -1) + (1,) * (x.dim() - 2))
+            squares += deviation.square_().sum(_all_but_channels(x), dtype=torch.float64)
+        std = (_all_sum(squares) / count_of_all).sqrt()
         constant = std <= 1e-6 * mean.abs().clamp(min=1)
         if constant.any():
             channels = ", ".join(str(i) for i in constant.nonzero().flatten().tolist()[:8])
@@ -100,21 +111,8 @@ class ActNorm(Bijector):
             self.is_initialized = bool(state_dict[f"{prefix}initialized"])
 
 
-@torch.no_grad()
-def initialize_actnorms(model: nn.Module, *inputs: Tensor | None) -> None:
-    """Set every ActNorm of a model from data: call ``model(*inputs)`` once.
-
-    Each ActNorm is set when the data reaches it. This is a collective: N processes set what one process would set from
-    all their batches. A channel of constant input keeps scale 1, with a warning.
-    """
-    actnorms = {name: module for name, module in model.named_modules() if isinstance(module, ActNorm)}
-    for name, actnorm in actnorms.items():
-        actnorm.begin_initialization(name)
-    try:
-        model(*inputs)
-    finally:
-        for actnorm in actnorms.values():
-            actnorm.pending_name = None
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [dim for dim in range(x.dim()) if dim != 1]
 
 
 def _all_sum(values: Tensor) -> Tensor:

@@ -1,17 +1,18 @@
 """Configuration of every stage: frozen dataclasses, checked once. The docstrings of fields are the --help text."""
 
 from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
+from glow.config.editing import EditRun, ExploreRun
 from glow.config.fields import config_to_dict, flatten, require
-from glow.config.measuring import BenchmarkRun, PlanRun
+from glow.config.measuring import BenchmarkRun, PlanRun, RaceRun
 from glow.config.model import FlowConfig, ModelConfig
-from glow.config.naming import options_suffix, path_part
+from glow.config.naming import options_suffix, path_part, temperature_text
 from glow.config.policy import LearnerConfig, PolicyRun
+from glow.config.sharing import ExportRun, ImportRun
 from glow.config.stages import (
     MAX_PIXELS,
     CheckpointChoice,
     DemoRun,
     EvaluateRun,
-    ImportRun,
     PrepareRun,
     SampleRun,
     ScoreRun,
@@ -32,7 +33,10 @@ __all__ = [
     "CheckpointChoice",
     "DataConfig",
     "DemoRun",
+    "EditRun",
     "EvaluateRun",
+    "ExploreRun",
+    "ExportRun",
     "FlowConfig",
     "ImportRun",
     "InferRun",
@@ -43,6 +47,7 @@ __all__ = [
     "PlanRun",
     "PolicyRun",
     "PrepareRun",
+    "RaceRun",
     "SampleRun",
     "ScoreRun",
     "TargetConfig",
@@ -54,4 +59,5 @@ __all__ = [
     "options_suffix",
     "path_part",
     "require",
+    "temperature_text",
 ]

@@ -29,6 +29,12 @@ class DataConfig:
     root: str | None = None
     """Of a linked data set: folder above its shards, if these are files outside of its own folder. Other stages take it
     from the environment variable GLOW_DATA_ROOT. Default: none."""
+    size: int | None = None
+    """Height and width of windows that are cut out of the images. Needed where images differ in size (prepare
+    --short_side). Default: whole images."""
+    crop: Literal["centre", "random"] = "centre"
+    """With size, where the windows of training are: at the centre, or at random, anew in every epoch. Validation and
+    evaluation take the centre."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2. Leave it off where left and right differ, as in
     digits or text."""
@@ -52,6 +58,10 @@ class DataConfig:
         advice = "leave it out, or set data.stream"
         require(self.validation is None or self.stream is not None, "data.validation", self.validation, advice)
         require(self.label == "cls" or self.stream is not None, "data.label", self.label, advice)
+        require(self.size is None or self.size >= 1, "data.size", self.size, "give 1 or more")
+        advice = "leave it out: with data.stream, model.image_shape decides"
+        require(self.size is None or self.stream is None, "data.size", self.size, advice)
+        require(self.crop == "centre" or self.size is not None, "data.crop", self.crop, "set data.size with it")
         require(self.shift >= 0, "data.shift", self.shift, "give 0 or more")
         require(0 <= self.max_skipped < 1, "data.max_skipped", self.max_skipped, "give 0 or more, but less than 1")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "give 0 or more")

@@ -1,4 +1,4 @@
-"""Options of plan and benchmark."""
+"""Options of plan, benchmark and race."""
 
 from __future__ import annotations
 
@@ -68,3 +68,44 @@ class BenchmarkRun(TrainRun):
         require(self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, advice)
         advice = "leave it out: benchmark measures a Glow of images alone"
         require(not self.is_of_vectors, "vectors.name", self.vectors.name, advice)
+
+
+@dataclass(frozen=True)
+class RaceRun:
+    """Train several models for the same CPU time, and compare their bits/dim on held-out images.
+
+    Each contestant is a process with one thread; two run at a time. Its learning rate falls by what is left of the
+    budget. The results are a table (race.md), a picture (race.png) and all numbers (race.json). The same command again
+    goes on with the contestants that have not finished.
+    """
+
+    contestants: list[str]
+    """Configurations, by name or as YAML files. normflows:CONFIG is the nearest model of the package normflows, trained
+    as CONFIG says. Give the option several times."""
+    data: str
+    """Prepared data set, for all contestants."""
+    output: str = "runs/race"
+    """Directory of the results."""
+    cpu_seconds: float = 1800.0
+    """CPU time of each contestant, in seconds: imports, initialisation, training and measurements. 1800 are 15 minutes
+    on two cores."""
+    split: str = "validation"
+    """Split that is measured. Choose by validation; read test once."""
+    num_images: int = 1000
+    """Images that are measured at the end. On the way, the first 200 of them are."""
+    num_checks: int = 16
+    """Measurements on the way."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the training; each contestant races once with each."""
+    at_a_time: int = 2
+    """Contestants that run at a time. Give no more than there are cores."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        distinct = len(set(self.contestants)) == len(self.contestants) >= 1
+        require(distinct, "contestants", self.contestants, "give one or more different ones")
+        require(self.cpu_seconds > 0, "cpu_seconds", self.cpu_seconds, "give a number above 0")
+        for name in ("num_images", "num_checks", "at_a_time"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+        is_fine = len(set(self.seeds)) == len(self.seeds) >= 1 and min(self.seeds) >= 0
+        require(is_fine, "seeds", list(self.seeds), "give one or more different numbers, 0 or more")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 MAX_LENGTH = 100
@@ -27,3 +28,9 @@ def options_suffix(config: Any, names: tuple[str, ...]) -> str:
 def path_part(text: str) -> str:
     """Return a text as a part of the name of a folder: letters, digits, ``_``, ``.`` and ``-``."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")
+
+
+def temperature_text(temperature: float | Sequence[float]) -> str:
+    """Return a temperature as files are named by it: ``0.70``, or ``0.50-0.70-1.00`` for one a level."""
+    values = [temperature] if isinstance(temperature, int | float) else temperature
+    return "-".join(f"{value:.2f}" for value in values)

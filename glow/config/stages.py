@@ -1,4 +1,4 @@
-"""Options of prepare, sample, evaluate, score, import_checkpoint and demo."""
+"""Options of prepare, sample, evaluate, score and demo."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from glow.config.fields import require
+from glow.config.naming import temperature_text
 
 MAX_PIXELS = 89_478_485  # Pillow's limit for an image that is not suspect
 
@@ -33,6 +34,9 @@ class PrepareRun:
     link: bool = False
     """Leave shards where they are: write dataset.json and indices with checksums, and copy no image. Images are decoded
     and brought to size and colour when they are read. It needs size."""
+    checksum: Literal["full", "headers"] = "full"
+    """With link. full: read every byte once, and keep a checksum of each image, so that a changed one is found.
+    headers: read the headers of the tars alone, and trust that a shard of the same size is the same."""
     label: str | None = None
     """Labels of shards: cls (a file beside the image), json:KEY (a key of the .json beside it; json:A.B for a key in a
     mapping), folder (of the key), or none. Of Parquet files: column:NAME or none. Default: cls, or a column called
@@ -40,6 +44,9 @@ class PrepareRun:
     size: int | tuple[int, int] | None = None
     """Size of the stored images in pixels: SIZE for SIZE x SIZE, or '[HEIGHT, WIDTH]'. Images are resized with
     antialiasing and cropped at the centre. Default: no change; all images must then have one size."""
+    short_side: int | Literal["keep"] | None = None
+    """In place of size: pixels of the shorter side of the stored images. The longer side follows, so that nothing is
+    cut off. keep: no change. Training then cuts windows out of them (data.size, data.crop)."""
     color: Literal["keep", "rgb", "grey"] = "keep"
     """Colour of the stored images. rgb, grey: convert all images. keep: do not convert; all images must be of the same
     kind as the first. Transparent images are laid on white."""
@@ -67,7 +74,15 @@ class PrepareRun:
         require(self.shard_size >= 1, "shard_size", self.shard_size, "give 1 or more")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
         require(self.seed >= 0, "seed", self.seed, "give 0 or more")
-        require(not self.link or self.size is not None, "size", self.size, "with link give the size of the images")
+        has_form = self.size is not None or self.short_side is not None
+        require(not self.link or has_form, "size", self.size, "with link give the size of the images, or short_side")
+        by_headers = self.checksum == "headers"
+        require(self.link or not by_headers, "checksum", self.checksum, "give full, or set link")
+        advice = "with short_side give full: the sizes of the images must be known"
+        require(self.short_side is None or not by_headers, "checksum", self.checksum, advice)
+        side = self.short_side if isinstance(self.short_side, int) else 1
+        require(1 <= side**2 <= MAX_PIXELS, "short_side", self.short_side, "give 1 or more, or keep")
+        require(self.size is None or self.short_side is None, "short_side", self.short_side, "leave it or size out")
         require(not self.link or self.on_error == "stop", "on_error", self.on_error, "with link give stop")
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size or (1, 1)
         fits = height >= 1 and width >= 1 and height * width <= MAX_PIXELS
@@ -84,11 +99,16 @@ class CheckpointChoice:
     """Which checkpoint a stage uses, and which of its weights."""
 
     checkpoint: str
-    """Run directory (runs/NAME), or one checkpoint in it (runs/NAME/checkpoints/step-00001000)."""
+    """Run directory (runs/NAME), or one checkpoint in it (runs/NAME/checkpoints/step-00001000). Or an exported model:
+    its folder, or hf://USER/NAME[@REVISION] for one on the Hugging Face Hub. Or digits, a small model that comes with
+    glow."""
     which: Literal["latest", "best"] = "latest"
     """Checkpoint to use from a run directory: the latest, or the best by validation bits/dim."""
     weights: Literal["ema", "raw"] = "ema"
     """Weights to use. ema: their exponential moving average over the training. raw: those of the last step."""
+    dtype: Literal["float32", "bf16", "fp16"] = "float32"
+    """Precision of the coupling networks, whatever that of the training was. float32 is the most exact one; the others
+    are faster on GPUs. The state of the flow and the likelihood are always float32."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +119,10 @@ class SampleRun(CheckpointChoice):
     the density of the data.
     """
 
-    temperatures: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.7, 0.9, 1.0])
+    temperatures: list[float | list[float]] = field(default_factory=lambda: [0.0, 0.5, 0.7, 0.9, 1.0])
     """Temperatures: one, or a list as in '[0, 0.7]'. The temperature is the standard deviation of the latents. 1
-    samples the model itself, lower values give less varied images, and 0 decodes the mean."""
+    samples the model itself, lower values give less varied images, and 0 decodes the mean. A list in the list has one
+    for each level, finest first: '[0.7, [0.5, 0.7]]' is two grids, grid-t0.70.png and grid-t0.50-0.70.png."""
     num_images: int = 64
     """Number of images for each temperature. Where the classes take turns, the grid shows whole rows, one for each
     class."""
@@ -122,8 +143,9 @@ class SampleRun(CheckpointChoice):
     label: int | str | None = None
     """For a class_conditional model: class to draw, by its number or its name. Default: all classes in turn, one row of
     the grid for each."""
-    save_images: bool = False
-    """Also write every image as a PNG of its own."""
+    save_images: bool | Literal["npz"] = False
+    """Also write every image as a PNG of its own. npz: write them into one file for each temperature, images-t0.70.npz,
+    with an array arr_0, uint8 [N, H, W, 3], as tools for FID read them."""
     save_grids: bool = True
     """Write the grids and samples.json. Where jobs share the work, each one runs with save_grids false and save_images
     true; a last command with merge true then makes the grids."""
@@ -133,13 +155,14 @@ class SampleRun(CheckpointChoice):
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.save_grids or self.save_images, "save_grids", False, "set save_images to true, too")
+        require(self.save_grids or self.save_images is not False, "save_grids", False, "set save_images to true, too")
         require(self.save_grids or not self.merge, "save_grids", False, "leave it out: merge writes the grids alone")
         require(len(self.temperatures) >= 1, "temperatures", self.temperatures, "give one or more numbers")
-        finite = all(0 <= temperature < math.inf for temperature in self.temperatures)
+        values = [value for one in self.temperatures for value in (one if isinstance(one, list) else [one])]
+        finite = all(0 <= value < math.inf for value in values) and [] not in self.temperatures
         require(finite, "temperatures", self.temperatures, "give finite numbers, each 0 or more")
         # Grids are named by two decimals.
-        distinct = len({f"{temperature:.2f}" for temperature in self.temperatures}) == len(self.temperatures)
+        distinct = len({temperature_text(temperature) for temperature in self.temperatures}) == len(self.temperatures)
         require(distinct, "temperatures", self.temperatures, "give numbers that differ by 0.01 or more")
         for name in ("num_images", "num_points"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
@@ -231,27 +254,6 @@ class ScoreRun(CheckpointChoice):
         require(is_positive, "num_images", self.num_images, "give 1 or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
         require(self.seed >= 0, "seed", self.seed, "give 0 or more")
-
-
-@dataclass(frozen=True)
-class ImportRun:
-    """Turn a model that another program trained into a checkpoint for sample, evaluate and score."""
-
-    path: str
-    """File with the state dict of the model, written by torch.save."""
-    format: Literal["rosinality"] = "rosinality"
-    """Program that wrote the file. rosinality: github.com/rosinality/glow-pytorch."""
-    image_size: int = 64
-    """Height and width of the model's images in pixels. The file does not hold it: give the value of the training."""
-    num_bits: int = 5
-    """Bits in each channel of the model's images, 1 to 8. The file does not hold it: give the value of the training."""
-    output: str | None = None
-    """Run directory to write. Default: runs/NAME for a file NAME.pt."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(1 <= self.num_bits <= 8, "num_bits", self.num_bits, "give 1 to 8")
-        require(self.image_size >= 1, "image_size", self.image_size, "give 1 or more")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ PARALLEL_MODES = ("ddp", "fsdp", "hsdp", "pipeline")
 class OptimizerConfig:
     """Optimiser, learning-rate schedule and gradient clipping."""
 
-    name: Literal["adam", "adamw", "adamax", "sgd"] = "adamax"
-    """Optimiser. sgd uses Nesterov momentum beta1."""
+    name: Literal["adam", "adamw", "adamax", "muon", "sgd"] = "adamax"
+    """Optimiser. muon: Muon for convolutions with 64 channels or more, adamw for all else; not with parallel.mode fsdp
+    or hsdp. sgd uses Nesterov momentum beta1."""
     lr: float = 1e-3
     """Peak learning rate, reached after warmup_steps."""
     beta1: float = 0.9
@@ -25,10 +26,10 @@ class OptimizerConfig:
     beta2: float = 0.999
     """Decay rate of the second moment. sgd does not use it."""
     weight_decay: float = 0.0
-    """Weight decay: decoupled for adamw, an L2 penalty for the others. Raise it when the model overfits."""
-    schedule: Literal["constant", "cosine"] = "constant"
+    """Weight decay: decoupled for adamw and muon, an L2 penalty for the others. Raise it when the model overfits."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
     """Learning rate after the warm-up. constant: it stays at lr. cosine: it falls along half a cosine, to 0 at the last
-    step."""
+    step. linear: it falls along a line, to 0 at the last step."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly to lr. 0: no warm-up."""
     max_grad_norm: float | None = None
@@ -113,9 +114,13 @@ class ParallelConfig:
     reduce_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision in which processes add up gradients. The 16-bit ones halve the communication and are less exact; use
     float16 only with train.mixed_precision fp16, since small gradients become 0 without its loss scale."""
+    timeout_s: int = 1800
+    """Seconds that a process waits for the others before it ends with an error. The main process lets them wait while
+    it looks through a checkpoint or draws samples; raise it when that takes longer."""
 
     def __post_init__(self) -> None:
         """Check the combination."""
+        require(self.timeout_s >= 1, "parallel.timeout_s", self.timeout_s, "give 1 or more")
         advice = f"choose one of {', '.join(PARALLEL_MODES)}"
         if self.mode == "tp" or self.mode.startswith("tensor"):
             # It would have to move the hidden layers of every coupling network between processes.
@@ -179,6 +184,10 @@ class TrainRun:
     num_processes: int | None = None
     """Number of processes that must take part; training with any other number is an error. plan predicts for this
     number. Default: any number, and 1 for plan."""
+    init_from: str | None = None
+    """Start from the weights of a trained model of images instead of random ones: runs/NAME, a checkpoint, an exported
+    model, hf://USER/NAME[@REVISION], or digits. With no options of model, its model is taken. Data, optimiser and steps
+    are new. Default: random weights."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -192,6 +201,9 @@ class TrainRun:
             require_default("vectors", self.vectors, "leave it out: a target is fitted without data")
             advice = "choose none or actnorm: a target has no batches of data to normalise"
             require(self.flow.normalization != "batchnorm", "flow.normalization", "batchnorm", advice)
+        if self.optimizer.name == "muon":
+            is_whole = self.parallel.mode not in ("fsdp", "hsdp")
+            require(is_whole, "parallel.mode", self.parallel.mode, "with optimizer.name muon give ddp or pipeline")
         if self.compile:
             require(self.memory == "stored", "memory", self.memory, "with compile give stored")
             require(self.parallel.mode == "ddp", "parallel.mode", self.parallel.mode, "with compile give ddp")
@@ -201,6 +213,7 @@ class TrainRun:
             permutation = self.model.permutation
             require(permutation != "orthogonal", "model.permutation", permutation, "with cuda_graph give another one")
         if self.is_of_vectors:
+            require(self.init_from is None, "init_from", self.init_from, "leave it out: it is for a Glow of images")
             require(not self.cuda_graph, "cuda_graph", True, "leave it out: it is for a Glow of images")
             require(not self.compile, "compile", True, "leave it out: it is for a Glow of images")
             require_default("model", self.model, "leave it out: it is for a Glow of images, flow.* is for vectors")

@@ -100,3 +100,11 @@ def trace(run: Run, module: nn.Module, leaves: Sequence[Tensor], holds_arguments
         gradients = [torch.zeros(shape, dtype=dtype) for shape, dtype in kinds]
         torch.autograd.backward(edges, gradients)
     return Trace(counter.get_total_flops() // 2, kept_bytes, live.peak_bytes)
+
+
+@torch.no_grad()
+def forward_peak(run: Run, module: nn.Module, leaves: Sequence[Tensor]) -> int:
+    """Return the peak memory of a pass without gradients, in bytes, with arguments and results; see ``trace``."""
+    with LiveBytes([*leaves, *module.parameters(), *module.buffers()]) as live:
+        run(*(leaf.clone() for leaf in leaves))
+    return live.peak_bytes

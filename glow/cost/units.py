@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Composition
 from glow.config import ModelConfig
-from glow.cost.tracing import Trace, trace
+from glow.cost.tracing import Trace, forward_peak, trace
 from glow.execution.memory import ChainRunner, Tape
 from glow.execution.precision import set_compute_dtype
 from glow.models.glow import Glow, Unit
+from glow.networks.pixelwise import as_on_gpu
 
 # Every cost is a number per image plus a number per pass. Two batch sizes are enough to find both.
 BATCH_SIZES = (2, 4)
@@ -44,6 +46,10 @@ class UnitCost:
     """More memory while the unit runs, forward or backward, per image."""
     working_weight_bytes: int
     """More memory while the unit runs, per pass."""
+    initial_bytes: int
+    """Memory while the unit initialises its ActNorms, per image."""
+    initial_weight_bytes: int
+    """Memory while the unit initialises its ActNorms, per pass."""
     state_bytes: int
     """The input of the unit, per image: what one pipeline stage sends to the next."""
     is_step: bool
@@ -55,6 +61,7 @@ def unit_costs(
     memory: str = "stored",
     anchor_every: int | None = None,
     network_dtype: torch.dtype = torch.float32,
+    device_type: str = "cpu",
 ) -> list[UnitCost]:
     """Return the cost of each unit of ``model.chain``; the first includes the dequantisation.
 
@@ -66,11 +73,13 @@ def unit_costs(
         memory: A mode of ``ChainRunner``.
         anchor_every: As for ``ChainRunner``.
         network_dtype: The dtype of the coupling networks.
+        device_type: Type of the device, of which none is needed here. On a CPU, networks compute in blocks.
 
     Raises:
         ValueError: in the cases of ``Glow``.
     """
-    return list(_unit_costs(config, memory, anchor_every, network_dtype))
+    with as_on_gpu(device_type == "cuda"):
+        return list(_unit_costs(config, memory, anchor_every, network_dtype, device_type))
 
 
 def cut(costs: Sequence[UnitCost], num_stages: int) -> list[range]:
@@ -104,34 +113,40 @@ def cut(costs: Sequence[UnitCost], num_stages: int) -> list[range]:
     return [range(start, end) for start, end in zip(starts, (*starts[1:], len(costs)), strict=True)]
 
 
-@functools.lru_cache(maxsize=64)
 def _unit_costs(
-    config: ModelConfig, memory: str, anchor_every: int | None, network_dtype: torch.dtype
-) -> tuple[UnitCost, ...]:
+    config: ModelConfig, memory: str, anchor_every: int | None, network_dtype: torch.dtype, device_type: str
+) -> Iterator[UnitCost]:
+    num_steps = config.num_steps_per_level
+    # All steps of a level cost the same, so one is enough, whatever their number.
+    single = dataclasses.replace(config, num_steps_per_level=1)
+    for squeeze, first, within, prior in _level_costs(single, memory, network_dtype, device_type):
+        yield squeeze
+        yield from (within if index % (anchor_every or num_steps) else first for index in range(num_steps))
+        yield prior
+
+
+@functools.lru_cache(maxsize=64)
+def _level_costs(
+    config: ModelConfig, memory: str, network_dtype: torch.dtype, _device_type: str
+) -> tuple[tuple[UnitCost, ...], ...]:
+    """Return the costs of each level: of the squeeze, of a step that begins a tape, of another step, of the prior."""
     if config.image_shape is None:
         raise ValueError("model.image_shape is not set: give channels, height and width")
     shape: tuple[int, ...] = config.image_shape
-    costs: list[UnitCost] = []
+    costs: list[tuple[UnitCost, ...]] = []
     has_tape = memory == "reversible"
     with FakeTensorMode(allow_non_fake_inputs=True):
-        # All steps of a level cost the same, so one is enough.
-        model = _ready(Glow(_with_steps(config, 1)), memory, network_dtype)
+        model = _ready(Glow(config), memory, network_dtype)
         for number, level in enumerate(model.levels):
             squeeze, step, prior = (model.chain[index] for index in level)
-            costs.append(_dequantization_cost(model, squeeze) if number == 0 else _unit_cost(model, squeeze, shape))
+            before = _unit_cost(model, squeeze, shape) if number else _dequantization_cost(model, squeeze)
             shape = (4 * shape[0], shape[1] // 2, shape[2] // 2)
             within = _unit_cost(model, step, shape, memory)
             first = _unit_cost(model, step, shape, memory, holds_argument=True) if has_tape else within
-            period = anchor_every or config.num_steps_per_level
-            costs += [within if index % period else first for index in range(config.num_steps_per_level)]
             # A tape keeps the output of its last step.
-            costs.append(_unit_cost(model, prior, shape, holds_argument=has_tape))
+            costs.append((before, first, within, _unit_cost(model, prior, shape, holds_argument=has_tape)))
             shape = (shape[0] - prior.num_latent_channels, *shape[1:])
     return tuple(costs)
-
-
-def _with_steps(config: ModelConfig, num_steps: int) -> ModelConfig:
-    return dataclasses.replace(config, num_steps_per_level=num_steps)
 
 
 def _ready(model: Glow, memory: str, network_dtype: torch.dtype) -> Glow:
@@ -156,7 +171,8 @@ def _dequantization_cost(model: Glow, squeeze: Unit) -> UnitCost:
 
     module = nn.Module() if model.dequantizer is None else model.dequantizer
     traces = [trace(run, module, leaves(size), holds_arguments=True) for size in BATCH_SIZES]
-    return _cost(module, traces, state_bytes=5 * model.num_dims)
+    initial = [forward_peak(run, module, leaves(size)) for size in BATCH_SIZES]
+    return _cost(module, traces, initial, state_bytes=5 * model.num_dims)
 
 
 def _unit_cost(
@@ -169,13 +185,26 @@ def _unit_cost(
 
     def run(x: Tensor, log_prob: Tensor) -> tuple[Tensor, ...]:
         context = torch.zeros(len(x), model.num_classes, 1, 1) if model.num_classes else None
-        if memory != "reversible":
+        if memory != "reversible" or not torch.is_grad_enabled():
             return unit(x, log_prob, context)
         return _rebuilt(unit, x, log_prob, context)
 
     traces = [trace(run, unit, leaves(size), holds_argument) for size in BATCH_SIZES]
+    with _waiting_for_data(unit):
+        initial = [forward_peak(run, unit, leaves(size)) for size in BATCH_SIZES]
     is_step = isinstance(unit.bijector, Composition)
-    return _cost(unit, traces, state_bytes=4 * math.prod(shape), is_step=is_step)
+    return _cost(unit, traces, initial, state_bytes=4 * math.prod(shape), is_step=is_step)
+
+
+@contextmanager
+def _waiting_for_data(unit: Unit) -> Iterator[None]:
+    """Take the path on which ActNorms are initialised: layer by layer."""
+    actnorms = [module for module in unit.modules() if isinstance(module, ActNorm)]
+    for actnorm in actnorms:
+        actnorm.await_data(lambda _: None)
+    yield
+    for actnorm in actnorms:
+        actnorm.await_data(None)
 
 
 def _rebuilt(unit: Unit, x: Tensor, log_prob: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -191,7 +220,9 @@ def _rebuilt(unit: Unit, x: Tensor, log_prob: Tensor, context: Tensor | None) ->
     return z, log_prob
 
 
-def _cost(module: nn.Module, traces: Sequence[Trace], state_bytes: int, is_step: bool = False) -> UnitCost:
+def _cost(
+    module: nn.Module, traces: Sequence[Trace], initial: Sequence[int], state_bytes: int, is_step: bool = False
+) -> UnitCost:
     """Separate the costs per image from the costs per pass."""
     kept = _line([each.kept_bytes for each in traces])
     working = _line([each.peak_bytes - each.kept_bytes for each in traces])
@@ -203,6 +234,8 @@ def _cost(module: nn.Module, traces: Sequence[Trace], state_bytes: int, is_step:
         kept_weight_bytes=kept[1],
         working_bytes=working[0],
         working_weight_bytes=working[1],
+        initial_bytes=_line(initial)[0],
+        initial_weight_bytes=_line(initial)[1],
         state_bytes=state_bytes,
         is_step=is_step,
     )

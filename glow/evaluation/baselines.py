@@ -36,9 +36,9 @@ def fit_baselines(reader: SplitReader, num_bits: int, seed: int, num_images: int
         seed: Of the dequantisation noise; that of the measured split is draw 0 of an evaluation.
         num_images: How many images to measure, from the beginning of the split; None for all.
     """
-    train = SplitReader(reader.directory, "train")
+    train = SplitReader(reader.directory, "train", reader.root, reader.size)
     train.verify()
-    num_dims = math.prod(reader.dataset.shape)
+    num_dims = math.prod(reader.shape)
     if num_dims > MAX_GAUSSIAN_DIMS:
         gaussian = Baseline("Gaussian", None, f"{num_dims} dimensions, more than {MAX_GAUSSIAN_DIMS}")
     elif len(train) <= num_dims:

@@ -10,18 +10,18 @@ from glow.evaluation.likelihood import ImageScore
 from glow.models.glow import Glow
 
 
-def check_shape(model: Glow, dataset: Dataset, location: str, hint: str = "") -> None:
+def check_shape(model: Glow, shape: tuple[int, int, int], location: str, hint: str = "") -> None:
     """Raise a ValueError if the images have another shape than those of the model.
 
     Args:
         model: The model.
-        dataset: The images.
+        shape: Channels, height, width of the images.
         location: Where they lie, for the message.
         hint: What to do, for the end of the message.
     """
-    if dataset.shape != model.image_shape:
+    if shape != model.image_shape:
         raise ValueError(
-            f"{location}: images of shape {list(dataset.shape)}, but the model is for {list(model.image_shape)}{hint}"
+            f"{location}: images of shape {list(shape)}, but the model is for {list(model.image_shape)}{hint}"
         )
 
 

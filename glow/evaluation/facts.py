@@ -9,6 +9,7 @@ from typing import Any
 from glow.data.read.batch import Batch
 from glow.data.read.reader import SplitReader
 from glow.evaluation.likelihood import Bound, round_trip_error
+from glow.execution.precision import compute_dtype_of
 from glow.models.glow import Glow
 
 
@@ -18,13 +19,13 @@ def measurement_facts(model: Glow, bound: Bound, checkpoint: Mapping[str, Any], 
     Args:
         model: The model.
         bound: The bound.
-        checkpoint: Path, step, and sha256 of the weights.
+        checkpoint: Path, step, sha256 of the weights, and precision of the training.
         weights: ``ema`` or ``raw``.
     """
     return {
         "checkpoint": checkpoint,
         "weights": weights,
-        "dtype": "float32",
+        "dtype": compute_dtype_of(model),
         "num_dims": model.num_dims,
         "num_bits": model.config.num_bits,
         "class_conditional": model.config.class_conditional,
@@ -58,7 +59,9 @@ def dataset_facts(reader: SplitReader, split: str | None) -> dict[str, Any]:
         "split": split,
         "num_images": reader.split.num_images,
         "sha256": reader.split.sha256,
-    } | ({"decoder": reader.dataset.decoder} if reader.dataset.decoder else {})
+        **({"decoder": reader.dataset.decoder} if reader.dataset.decoder else {}),
+        **({"window": reader.size} if reader.size is not None else {}),
+    }
 
 
 def invertibility_facts(model: Glow, batch: Batch) -> dict[str, Any]:

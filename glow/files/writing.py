@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,9 +56,15 @@ def to_utf8(text: str) -> bytes:
 
 
 def sync(path: Path) -> None:
-    """Wait until the contents of a file, or the names in a directory, are on the disk."""
+    """Wait until the contents of a file, or the names in a directory, are on the disk.
+
+    Some file systems cannot wait for a directory: then its names come to the disk some time later.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from glow.bijectors.actnorm import ActNorm, initialize_actnorms
+from glow.bijectors.actnorm import ActNorm
 from glow.bijectors.base import Bijector, Composition, Inverse
 from glow.bijectors.batchnorm import BatchNorm
 from glow.bijectors.conv1x1 import LUConv1x1
 from glow.bijectors.coupling import AdditiveCoupling, AffineCoupling, Coupling
+from glow.bijectors.initialization import initialize_actnorms
 from glow.bijectors.mask import ChannelMask
 from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
 from glow.bijectors.planar import Planar

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from glow.bijectors.actnorm import initialize_actnorms
 from glow.bijectors.base import Bijector, Composition, sum_per_example
+from glow.bijectors.initialization import initialize_actnorms, initialize_part
 from glow.bijectors.squeeze import Squeeze
 from glow.config import ModelConfig
 from glow.execution.memory import ChainRunner, Tape, run_step
@@ -244,12 +245,39 @@ class Glow(nn.Module):
                 module.is_recomputed = mode == "checkpoint" or (mode == "reversible" and module not in in_chain)
         self.runner = ChainRunner(mode, anchor_every)
 
-    def initialize(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> None:
+    def initialize(
+        self, images: Tensor, noise: Tensor, labels: Tensor | None = None, *, microbatch_size: int | None = None
+    ) -> None:
         """Set all ActNorms from a batch (a collective: from the batches of all processes).
 
-        Call it before the model is wrapped, by DDP for example. The arguments are those of ``forward``.
+        Call it before the model is wrapped, by DDP for example. The arguments are those of ``forward``; they may lie in
+        host memory.
+
+        Args:
+            images: uint8 ``[N, C, H, W]``.
+            noise: Of the same shape.
+            labels: Classes ``[N]``, or None.
+            microbatch_size: Images that are computed at once; the result is the same, up to rounding. None: all.
         """
-        initialize_actnorms(self, images, noise, labels)
+        device = next(self.parameters()).device
+        given = [value for value in (images, noise, labels) if value is not None]
+        states: list[tuple[Tensor, ...]] = list(zip(*(v.split(microbatch_size or len(v)) for v in given), strict=True))
+        if len(states) == 1:
+            initialize_actnorms(self, *(value.to(device) for value in states[0]))
+            return
+
+        def enter(state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            images, noise, *labels = (value.to(device) for value in state)
+            return self.dequantize(images, noise)[0], *labels
+
+        def advance(unit: Unit, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            x, *labels = state
+            return unit.encode(x, self.context(labels[0] if labels else None, x))[0], *labels
+
+        with torch.autocast(device.type, enabled=False):
+            initialize_part(self.dequantizer or nn.Module(), enter, states, "dequantizer")
+            for index, unit in enumerate(self.chain):
+                initialize_part(unit, partial(advance, unit), states, f"chain.{index}")
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

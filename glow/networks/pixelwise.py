@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,6 +15,19 @@ from glow.networks.operators import operator
 
 # Size of a hidden layer in one block, per thread. Smaller products are slower; larger ones do not stay in the caches.
 BLOCK_BYTES = 1 << 20
+
+
+_on_gpu: ContextVar[bool] = ContextVar("on_gpu", default=False)
+
+
+@contextmanager
+def as_on_gpu(is_on: bool) -> Iterator[None]:
+    """Take the path of a GPU for a while, on any device, so that its memory can be counted without one."""
+    token = _on_gpu.set(is_on)
+    try:
+        yield
+    finally:
+        _on_gpu.reset(token)
 
 
 def three_layers(rows: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], last: Tensor) -> Tensor:
@@ -128,6 +144,7 @@ def _blocks(width: int, *matrices: Tensor) -> list[tuple[Tensor, ...]]:
     """Cut matrices of equal length into blocks of rows; on a GPU there is one block."""
     like = matrices[0]
     size = max(1, len(like))
-    if like.device.type == "cpu" and like.element_size() >= 4:  # halves: sums over blocks would be rounded
+    is_cpu = like.device.type == "cpu" and not _on_gpu.get()
+    if is_cpu and like.element_size() >= 4:  # halves: sums over blocks would be rounded
         size = max(1, torch.get_num_threads() * BLOCK_BYTES // (width * like.element_size()))
     return [matrix.split(size) for matrix in matrices]

@@ -31,7 +31,8 @@ def lay_out(model: nn.Module, run: TrainRun, placement: Placement, accelerator: 
         assert isinstance(model, Glow)
         # Cached: the table of stages counted with the same arguments.
         dtype = NETWORK_DTYPES[accelerator.mixed_precision] or torch.float32
-        costs = unit_costs(model.config, run.memory, run.anchor_every or None, dtype)
+        device_type = accelerator.device.type
+        costs = unit_costs(model.config, run.memory, run.anchor_every or None, dtype, device_type)
         return Pipelined(model, placement, accelerator, run, cut(costs, placement.num_stages))
     if config.mode != "ddp" and accelerator.num_processes > 1:
         assert isinstance(model, Glow)

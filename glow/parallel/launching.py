@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from glow.config import TrainRun
 from glow.execution.precision import NETWORK_DTYPES
 
-# Engines that accelerate launch can ask for, and what this training offers instead.
-LAUNCHER_ENGINES = {
-    "FSDP": "give --parallel.mode fsdp instead",
-    "DEEPSPEED": "for large models, give --parallel.mode fsdp or pipeline instead",
-    "MEGATRON_LM": "for large models, give --parallel.mode pipeline instead",
-    "PARALLELISM_CONFIG": "choose parallel.mode (ddp, fsdp, hsdp or pipeline; there is no tensor parallelism)",
-}
 HOW_TO_LAUNCH = "to start several, use accelerate launch --multi_gpu (without GPUs too, and without --cpu)"
 
 
@@ -24,20 +19,16 @@ def build_accelerator(run: TrainRun) -> Accelerator:
     """Build the Accelerator of this process.
 
     Raises:
-        ValueError: when the launcher and the configuration disagree: on the engine, the precision or the number of
-            processes.
+        ValueError: when the launcher and the configuration disagree: on the precision or the number of processes.
     """
-    _check_engine()
     _check_precision(run)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=run.train.mixed_precision)
+    group = InitProcessGroupKwargs(timeout=timedelta(seconds=run.parallel.timeout_s))
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision=run.train.mixed_precision, kwargs_handlers=[group, ddp]
+    )
     _check_processes(run, accelerator.num_processes)
     return accelerator
-
-
-def _check_engine() -> None:
-    for engine, instead in LAUNCHER_ENGINES.items():
-        if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() in ("true", "1"):
-            raise ValueError(f"accelerate launch --use_{engine.lower()} is not supported: {instead}")
 
 
 def _check_precision(run: TrainRun) -> None:

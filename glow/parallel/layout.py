@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from glow.bijectors.batchnorm import BatchNorm
 from glow.parallel.placement import Placement
 
 Item = TypeVar("Item")
@@ -98,8 +99,11 @@ class Replicated(Whole):
     ) -> None:
         super().__init__(model, placement, accelerator)
         self._wrapped = accelerator.prepare_model(model)
-        if isinstance(self._wrapped, DistributedDataParallel) and reduce_dtype in COMPRESS_HOOKS:
-            self._wrapped.register_comm_hook(None, COMPRESS_HOOKS[reduce_dtype])
+        if isinstance(self._wrapped, DistributedDataParallel):
+            # All other buffers are constant: there is no need to send them in every pass.
+            self._wrapped.broadcast_buffers = any(isinstance(module, BatchNorm) for module in model.modules())
+            if reduce_dtype in COMPRESS_HOOKS:
+                self._wrapped.register_comm_hook(None, COMPRESS_HOOKS[reduce_dtype])
 
     def backward(self, inputs: Sequence[Tensor], microbatch_size: int, scale: float) -> Tensor:
         """Add to the gradients, one microbatch at a time."""

@@ -18,7 +18,7 @@ from glow.config import ParallelConfig, TrainRun
 from glow.models.glow import Glow
 from glow.parallel.layout import Item, microbatches
 from glow.parallel.placement import Placement
-from glow.parallel.tensors import whole
+from glow.parallel.tensors import whole_tensors
 from glow.parallel.whole import model_of
 
 
@@ -41,6 +41,7 @@ class Sharded:
         mesh = init_device_mesh(
             accelerator.device.type, (self.num_copies, shards), mesh_dim_names=("replicate", "shard")
         )
+        self._num_shards, self._group = shards, mesh["shard"].get_group()
         mesh = mesh if config.mode == "hsdp" else mesh["shard"]
         policy = MixedPrecisionPolicy(reduce_dtype=_reduce_dtype(config), cast_forward_inputs=False)
         for module in model.modules():
@@ -88,13 +89,9 @@ class Sharded:
             yield batch, following is not None
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gather the tensors one by one."""
-        gathered = {}
-        for name, tensor in tensors.items():
-            value = whole(tensor.detach())
-            if self._accelerator.is_main_process:
-                gathered[name] = value.to("cpu", copy=True)
-        return gathered
+        """Gather the tensors, many in one collective."""
+        # Other groups hold the same.
+        return whole_tensors(tensors, self._group) if self._accelerator.process_index < self._num_shards else {}
 
     def whole_model(self) -> Glow | None:
         """Gather the weights into a new model."""

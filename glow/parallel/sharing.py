@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+import torch.distributed as dist
+from accelerate import PartialState
 
 from glow.console import track
 from glow.data.read.batch import Share
 
 Result = TypeVar("Result")
+
+TIMEOUT = timedelta(hours=4)  # processes on slower machines are waited for
 
 
 class Processes:
@@ -25,13 +28,15 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-        self.device: torch.device = accelerator.device
-        self.share = Share(accelerator.process_index, accelerator.num_processes)
-        self.is_main: bool = accelerator.is_main_process
+        # Not an Accelerator: it would want the precision of an earlier one in this process.
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+        self.device: torch.device = state.device
+        self.share = Share(state.process_index, state.num_processes)
+        self.is_main: bool = state.is_main_process
 
     def gather(self, results: Iterable[Result], title: str, num_images: int) -> list[Result]:
-        """Compute the results of this process's share, and return those of all images in order; collective.
+        """Compute the results of this process's share; return those of all images in order on process 0, nothing on
+        others (a collective).
 
         Args:
             results: Of this process's share, in order.
@@ -39,4 +44,12 @@ class Processes:
             num_images: Images of all shares.
         """
         total = len(self.share.slots(num_images))
-        return gather_object(list(track(results, total, "image", title, is_shown=self.is_main)))
+        return self.collect(list(track(results, total, "image", title, is_shown=self.is_main)))
+
+    def collect(self, results: list[Result]) -> list[Result]:
+        """Return the results of all processes in order on process 0, nothing on others (a collective)."""
+        if self.share.num_processes == 1:
+            return results
+        parts: list[list[Result]] | None = [[]] * self.share.num_processes if self.is_main else None
+        dist.gather_object(results, parts)
+        return [result for part in parts or [] for result in part]

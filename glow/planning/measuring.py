@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 from glow.config import ModelConfig, TrainRun
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
@@ -102,11 +102,11 @@ def allocations(device: torch.device) -> Iterator[Allocations]:
         counted.peak_bytes = torch.cuda.max_memory_allocated(device) - before
         return
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would report a missing GPU as an error
-    # acc_events: torch 2.11 warns of what it does without.
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+    # Not torch.profiler: its tables of all operations take most of the time, and nothing here reads them.
+    with profile(use_kineto=True, profile_memory=True) as profiler:
         yield counted
-    assert profiler.profiler is not None
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert profiler.kineto_results is not None
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
         counted.live_bytes += event.nbytes()
         counted.peak_bytes = max(counted.peak_bytes, counted.live_bytes)

@@ -62,7 +62,8 @@ def measurement_table(run: TrainRun, images: int, device: torch.device) -> str:
     ]
     for memory in MEMORY_MODES:
         single = in_mode(run, memory)
-        predicted = process_memory(single, 1, images, device.type)[0].total_bytes
+        memory_of_step = process_memory(single, 1, images, device.type)[0]
+        predicted = memory_of_step.step_bytes - memory_of_step.waiting_bytes  # one microbatch is measured
         measured = measure_step(single, images, device)
         sizes = f"{predicted / 2**20:>16.1f}{measured / 2**20:>16.1f}"
         lines.append(f"  {memory:12}{sizes}{predicted / measured:>24.3f}")

@@ -16,11 +16,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from glow.config import temperature_text
 from glow.files.limits import JSON_BYTES
 from glow.files.reading import parse_json, read_file
 from glow.files.schema import from_plain
 from glow.files.writing import write_whole
-from glow.sampling.images import Draw, image_grid, name_rows
+from glow.sampling.images import Draw, Temperature, image_grid, name_rows
 
 DESCRIPTION = "samples.json"
 
@@ -36,14 +37,16 @@ class SingleImages:
         indices: The numbers of the images.
         draw: Seed and class of the images.
         weights_sha256: Checksum of the model's weights.
+        dtype: Precision of the coupling networks.
     """
 
     directory: Path
     indices: range
     draw: Draw
     weights_sha256: str
+    dtype: str = "float32"
 
-    def write(self, images: Tensor, temperature: float) -> None:
+    def write(self, images: Tensor, temperature: Temperature) -> None:
         """Write uint8 images ``[n, C, H, W]``, one for each index."""
         self._folder(temperature).mkdir(exist_ok=True)
         origin = PngInfo()
@@ -56,7 +59,7 @@ class SingleImages:
             except OSError as error:
                 raise OSError(f"{path}: cannot be written: {error.strerror}") from error
 
-    def read(self, temperatures: Sequence[float]) -> Iterator[tuple[float, Tensor]]:
+    def read(self, temperatures: Sequence[Temperature]) -> Iterator[tuple[Temperature, Tensor]]:
         """Yield each temperature and its images, uint8 ``[n, C, H, W]``."""
         for temperature in temperatures:
             images = []
@@ -66,7 +69,7 @@ class SingleImages:
                 images.append(torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)))
             yield temperature, torch.stack(images)
 
-    def check(self, temperatures: Sequence[float]) -> None:
+    def check(self, temperatures: Sequence[Temperature]) -> None:
         """Check that all images are there and were drawn alike.
 
         Raises:
@@ -84,19 +87,20 @@ class SingleImages:
                 if found != self._origin(temperature):
                     raise ValueError(f"{path}: drawn from {found}, not from {self._origin(temperature)}")
 
-    def _origin(self, temperature: float) -> str:
+    def _origin(self, temperature: Temperature) -> str:
         """Return what all images of one temperature have in common, whichever process draws them."""
-        return json.dumps({
+        origin = {
             "checkpoint": self.weights_sha256,
             "seed": self.draw.seed,
             "label": self.draw.label,
             "temperature": temperature,
-        })  # fmt: skip
+        }
+        return json.dumps(origin if self.dtype == "float32" else {**origin, "dtype": self.dtype})
 
-    def _folder(self, temperature: float) -> Path:
-        return self.directory / f"images-t{temperature:.2f}"
+    def _folder(self, temperature: Temperature) -> Path:
+        return self.directory / f"images-t{temperature_text(temperature)}"
 
-    def _paths(self, temperature: float) -> list[Path]:
+    def _paths(self, temperature: Temperature) -> list[Path]:
         return [self._folder(temperature) / f"{index:08d}.png" for index in self.indices]
 
 
@@ -114,7 +118,7 @@ class _Drawn:
 
     weights: str
     label: int | str | None
-    temperatures: list[float]
+    temperatures: list[float | list[float]]
 
 
 def remove_grids(directory: Path) -> None:
@@ -124,7 +128,7 @@ def remove_grids(directory: Path) -> None:
 
 
 def write_grid(
-    directory: Path, images: Tensor, temperature: float, draw: Draw, num_classes: int, names: Sequence[str] | None
+    directory: Path, images: Tensor, temperature: Temperature, draw: Draw, num_classes: int, names: Sequence[str] | None
 ) -> None:
     """Write the grid of one temperature; where the classes take turns, a row for each, with its name if it has one."""
     num_rows = draw.num_rows(num_classes, len(images))
@@ -132,6 +136,17 @@ def write_grid(
     content = io.BytesIO()
     Image.fromarray(name_rows(grid, names) if num_rows and names else grid).save(content, "PNG")
     write_whole(_grid(directory, temperature), content.getvalue())
+
+
+def write_npz(directory: Path, images: Tensor, temperature: Temperature) -> None:
+    """Write uint8 images ``[n, C, H, W]`` as images-t0.70.npz, as tools for FID read: ``arr_0``, ``[n, H, W, 3]``.
+
+    Grey images have three equal channels.
+    """
+    colored = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    content = io.BytesIO()
+    np.savez(content, colored.permute(0, 2, 3, 1).contiguous().numpy())
+    write_whole(directory / f"images-t{temperature_text(temperature)}.npz", content.getvalue())
 
 
 def write_description(directory: Path, description: Mapping[str, Any]) -> None:
@@ -157,9 +172,9 @@ def find_grids(directory: Path, weights: str) -> dict[str, Path]:
     if described.weights != weights:
         return {}
     label = "" if described.label is None else f", class {described.label}"
-    grids = {f"temperature {t:.2f}{label}": _grid(directory, t) for t in described.temperatures}
+    grids = {f"temperature {temperature_text(t)}{label}": _grid(directory, t) for t in described.temperatures}
     return {caption: grid for caption, grid in grids.items() if grid.is_file()}
 
 
-def _grid(directory: Path, temperature: float) -> Path:
-    return directory / f"grid-t{temperature:.2f}.png"
+def _grid(directory: Path, temperature: Temperature) -> Path:
+    return directory / f"grid-t{temperature_text(temperature)}.png"

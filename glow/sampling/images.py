@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.utils import make_grid
 
+from glow.console import Progress
 from glow.execution.graphs import CudaGraphs
 from glow.models.flow import Flow
 from glow.models.glow import Glow
 from glow.models.images import quantize
 from glow.randomness import generator
 from glow.sampling.groups import aligned_ranges, group_size
+
+Temperature = float | Sequence[float]  # one, or one for each level
 
 MAX_SHOWN = 20  # names of classes in an error
 MAX_NAME = 24  # letters of a name beside a grid
@@ -44,9 +46,9 @@ class Draw:
         """Return the rows of a grid: one for each class if the classes take turns; 0 for any number of rows."""
         return num_classes if self.label is None and num_images >= num_classes else 0
 
-    def shown(self, images: Tensor, num_classes: int, temperature: float) -> Tensor:
+    def shown(self, images: Tensor, num_classes: int, temperature: Temperature) -> Tensor:
         """Return the images of a grid: whole rows of classes; at temperature 0, where all are alike, one of each."""
-        if temperature == 0:
+        if np.max(temperature) == 0:
             return images[: max(1, num_classes) if self.label is None else 1]
         return images[: len(images) - len(images) % max(1, self.num_rows(num_classes, len(images)))]
 
@@ -55,6 +57,16 @@ class Draw:
         if self.label is not None and self.label >= num_classes:
             has = f"classes 0 to {num_classes - 1}" if num_classes else "no classes"
             raise ValueError(f"label: {self.label}, but the model has {has}")
+
+
+def check_temperatures(temperatures: Sequence[Temperature], num_levels: int) -> None:
+    """Raise a ValueError for a list of another number of temperatures than the model has levels."""
+    for temperature in temperatures:
+        if isinstance(temperature, Sequence) and len(temperature) != num_levels:
+            raise ValueError(
+                f"temperatures: {list(temperature)} has {len(temperature)} numbers, but the model has {num_levels} "
+                "levels; give one number for each"
+            )
 
 
 def number_of_class(label: int | str | None, names: Sequence[str] | None) -> int | None:
@@ -75,7 +87,7 @@ def number_of_class(label: int | str | None, names: Sequence[str] | None) -> int
 
 @torch.no_grad()
 def sample_images(
-    model: Glow, indices: range, temperature: float | Sequence[float], draw: Draw, batch_size: int = 64
+    model: Glow, indices: range, temperature: Temperature, draw: Draw, batch_size: int = 64
 ) -> Iterator[Tensor]:
     """Yield the uint8 images ``[n, C, H, W]`` of consecutive indices, ``batch_size`` at a time.
 
@@ -106,6 +118,24 @@ def sample_images(
             images = images[batch_size:]
     if images:
         yield torch.stack(images)
+
+
+def sample_temperatures(
+    model: Glow,
+    indices: range,
+    temperatures: Sequence[Temperature],
+    draw: Draw,
+    batch_size: int = 64,
+    is_shown: bool = True,
+) -> Iterator[tuple[Temperature, Tensor]]:
+    """Yield each temperature and its images, uint8 ``[n, C, H, W]``, and show the progress."""
+    with Progress(len(indices) * len(temperatures), "image", is_shown=is_shown) as progress:
+        for temperature in temperatures:
+            batches = [torch.empty(0, *model.image_shape, dtype=torch.uint8)]
+            for batch in sample_images(model, indices, temperature, draw, batch_size):
+                batches.append(batch)
+                progress.update(len(batch))
+            yield temperature, torch.cat(batches)
 
 
 def decoder(model: Glow) -> Callable[..., Tensor]:
@@ -141,6 +171,8 @@ def image_grid(images: Tensor, num_rows: int = 0) -> np.ndarray:
         images: The images.
         num_rows: Number of rows; image i is in row ``i % num_rows``. 0: fill row by row, about as wide as high.
     """
+    from torchvision.utils import make_grid  # it takes two seconds, which glow.load needs not wait for
+
     if num_rows:
         blanks = images.new_full((-len(images) % num_rows, *images.shape[1:]), 127)
         columns = torch.cat([images, blanks]).unflatten(0, (-1, num_rows))

@@ -14,7 +14,7 @@ from glow.data.images.decoding import ImageForm, decode
 from glow.data.read.batch import Batch
 from glow.data.read.loader import dequantization_noise
 from glow.evaluation.likelihood import Bound, score_batches
-from glow.models.glow import Glow
+from glow.models.glow import Glow, standard_normal_log_prob
 from glow.models.images import dequantize, quantize
 from glow.sampling.groups import aligned_ranges, group_size
 from glow.sampling.images import Draw, number_of_class, sample_images
@@ -66,7 +66,7 @@ class TrainedGlow:
         if isinstance(paths, str | Path):
             raise ValueError(f"paths: {str(paths)!r} is one path; give a list, such as [{str(paths)!r}]")
         channels, height, width = self.glow.image_shape
-        form = ImageForm(channels == 1, height, width, resizes=True, recolors=True)
+        form = ImageForm.of_shape(self.glow.image_shape)
         images = torch.empty(len(paths), height, width, channels, dtype=torch.uint8)
         for image, path in zip(images, paths, strict=True):
             pixels = form.apply(str(path), decode(str(path), Path(path).read_bytes()))
@@ -148,7 +148,6 @@ class TrainedGlow:
         batches = sample_images(self.glow, range(first_index, first_index + count), temperature, Draw(seed, number))
         return torch.cat([torch.empty(0, *self.glow.image_shape, dtype=torch.uint8), *batches])
 
-    @torch.no_grad()
     def encode(
         self,
         images: Tensor | np.ndarray,
@@ -170,23 +169,8 @@ class TrainedGlow:
         Raises:
             ValueError: for images of another shape or type, or labels that do not fit.
         """
-        images, labels = self._check_images(images), self._check_labels(labels, len(images))
-        groups = []
-        for rows in self._groups(len(images)):
-            pixels = self._padded(images[rows])
-            if seed is None:
-                x = dequantize(
-                    pixels, torch.full_like(pixels, 0.5, dtype=self._parameter.dtype), self.glow.config.num_bits
-                )
-            else:
-                noise = [self._noise(str(number), seed) for number in range(rows.start, rows.stop)]
-                x, _ = self.glow.dequantize(pixels, self._padded(torch.stack(noise), 0.5).to(self._parameter.dtype))
-            latents, _ = self.glow.encode(x, None if labels is None else self._padded(labels[rows]))
-            groups.append([latent[: rows.stop - rows.start].cpu() for latent in latents])
-        empty = [torch.empty(0, *shape, dtype=self._parameter.dtype) for shape in self.glow.latent_shapes]
-        return [torch.cat(parts) for parts in zip(empty, *groups, strict=True)]
+        return self.encode_points(self.points(images, seed=seed), labels=labels)[0]
 
-    @torch.no_grad()
     def decode(self, latents: Sequence[Tensor], *, labels: Labels = None) -> Tensor:
         """Return the images of latents, uint8 ``[N, C, H, W]``.
 
@@ -199,13 +183,59 @@ class TrainedGlow:
         Raises:
             ValueError: for latents of other shapes, or labels that do not fit.
         """
+        return quantize(self.decode_points(latents, labels=labels), self.glow.config.num_bits)
+
+    @torch.no_grad()
+    def points(self, images: Tensor | np.ndarray, *, seed: int | None = None) -> Tensor:
+        """Return the points in data space that ``encode`` takes for images, ``[N, C, H, W]`` in [-1/2, 1/2].
+
+        The arguments are those of ``encode``.
+        """
+        images, groups = self._check_images(images), []
+        for rows in self._groups(len(images)):
+            pixels = self._padded(images[rows])
+            if seed is None:
+                centres = torch.full_like(pixels, 0.5, dtype=self._parameter.dtype)
+                x = dequantize(pixels, centres, self.glow.config.num_bits)
+            else:
+                noise = [self._noise(str(number), seed) for number in range(rows.start, rows.stop)]
+                x, _ = self.glow.dequantize(pixels, self._padded(torch.stack(noise), 0.5).to(self._parameter.dtype))
+            groups.append(x[: rows.stop - rows.start].cpu())
+        return torch.cat([torch.empty(0, *self.glow.image_shape, dtype=self._parameter.dtype), *groups])
+
+    @torch.no_grad()
+    def encode_points(self, x: Tensor, *, labels: Labels = None) -> tuple[list[Tensor], Tensor]:
+        """Return the latents of points in data space ``[N, C, H, W]``, and their exact log-density, float64 ``[N]``.
+
+        The log-density is in nats; the range of all grey levels, from -1/2 to 1/2, is the unit of length.
+
+        Raises:
+            ValueError: for points of another shape, or labels that do not fit.
+        """
+        if x.shape[1:] != self.glow.image_shape:
+            raise ValueError(f"points: {_described(x)}; give [N, C, H, W] with {list(self.glow.image_shape)}")
+        labels = self._check_labels(labels, len(x))
+        groups, densities = [], [torch.empty(0, dtype=torch.float64)]
+        for rows in self._groups(len(x)):
+            latents, logdet = self.glow.encode(
+                self._padded(x[rows].to(self._parameter.dtype)), None if labels is None else self._padded(labels[rows])
+            )
+            density = logdet.double() + sum(standard_normal_log_prob(latent.double()) for latent in latents)
+            groups.append([latent[: rows.stop - rows.start].cpu() for latent in latents])
+            densities.append(density[: rows.stop - rows.start].cpu())
+        empty = [torch.empty(0, *shape, dtype=self._parameter.dtype) for shape in self.glow.latent_shapes]
+        return [torch.cat(parts) for parts in zip(empty, *groups, strict=True)], torch.cat(densities)
+
+    @torch.no_grad()
+    def decode_points(self, latents: Sequence[Tensor], *, labels: Labels = None) -> Tensor:
+        """Return the points in data space ``[N, C, H, W]`` of latents; the arguments are those of ``decode``."""
         groups = []
         latents, labels = self._check_latents(latents), self._check_labels(labels, len(latents[0]))
         for rows in self._groups(len(latents[0])):
             padded = [self._padded(latent[rows]) for latent in latents]
             x = self.glow.decode(padded, None if labels is None else self._padded(labels[rows]))
-            groups.append(quantize(x, self.glow.config.num_bits)[: rows.stop - rows.start].cpu())
-        return torch.cat([torch.empty(0, *self.glow.image_shape, dtype=torch.uint8), *groups])
+            groups.append(x[: rows.stop - rows.start].cpu())
+        return torch.cat([torch.empty(0, *self.glow.image_shape, dtype=self._parameter.dtype), *groups])
 
     def _batches(self, images: Tensor, labels: Tensor | None, keys: Sequence[str], seed: int) -> Iterator[Batch]:
         for rows in self._groups(len(images)):

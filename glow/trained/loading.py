@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from glow.execution.precision import use_exact_float32
 from glow.trained.images import TrainedGlow
-from glow.trained.vectors import TrainedFlow
 from glow.training.checkpoints.manager import find_checkpoint
 from glow.training.checkpoints.models import load_flow, load_model
 from glow.training.checkpoints.reading import read_config, read_state
+
+if TYPE_CHECKING:
+    from glow.trained.vectors import TrainedFlow
 
 
 def load(
@@ -28,7 +30,9 @@ def load(
     with TF32 the numbers on a GPU would not be theirs.
 
     Args:
-        run: ``runs/NAME``, or one of its checkpoints, ``runs/NAME/checkpoints/step-N``.
+        run: ``runs/NAME``, or one of its checkpoints, ``runs/NAME/checkpoints/step-N``; the folder of an exported
+            model, or ``hf://USER/NAME[@REVISION]`` for one on the Hugging Face Hub; or ``digits``, a small model that
+            comes with glow.
         which: Of a run, the latest checkpoint, or the one with the best validation bits/dim.
         weights: The averaged weights, or the raw ones.
         device: Where the model computes. Default: the GPU if there is one, else the CPU.
@@ -45,5 +49,7 @@ def load(
     use_exact_float32()
     checkpoint = find_checkpoint(run, which, weights)
     if read_config(checkpoint).is_of_vectors:
+        from glow.trained.vectors import TrainedFlow  # it imports Matplotlib, for half a second
+
         return TrainedFlow(load_flow(checkpoint, weights=weights).to(device))
     return TrainedGlow(load_model(checkpoint, weights=weights).to(device), read_state(checkpoint).classes)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+
+import numpy as np
+from torch import nn
 
 from glow.config import TrainRun
 from glow.console import Progress
 from glow.training.board import Value
 from glow.training.metrics import MetricsLog, Scale, config_text
+
+Preview = Callable[[nn.Module], Mapping[str, float | np.ndarray]]
 
 
 class Display:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from glow.config import OptimizerConfig
 from glow.parallel.tensors import laid_out_like
+from glow.training.muon import Muon
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -24,6 +25,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
             return torch.optim.AdamW(parameters, config.lr, betas, fused=True, **options)
         case "adamax":
             return torch.optim.Adamax(parameters, config.lr, betas, foreach=True, **options)
+        case "muon":
+            return Muon(parameters, config.lr, betas, config.weight_decay)
         case "sgd":
             nesterov = config.beta1 > 0
             return torch.optim.SGD(parameters, config.lr, config.beta1, 0, config.weight_decay, nesterov=nesterov)

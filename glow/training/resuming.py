@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from glow.config import TrainRun, config_to_dict, flatten
 from glow.evaluation.checks import check_class_names
+from glow.training.checkpoints.manager import CheckpointManager
 from glow.training.checkpoints.models import check_shapes, shapes_of
 from glow.training.checkpoints.reading import STATE, read_config, read_shapes, read_state, read_tensors, weights_file
+from glow.training.checkpoints.state import State
 
 # Options that may differ without a word: where files lie, and how the training is started.
 INCIDENTAL = (
@@ -23,20 +26,55 @@ INCIDENTAL = (
     "data.num_workers",
     "time_limit",
     "num_processes",
+    "parallel.timeout_s",
 )
 # Options that decide the model, the data, its order, and the state of the optimiser.
 FIXED_GROUPS = ("model.", "flow.")
 FIXED = (
     "vectors.fresh",
     "target.anneal_steps",
+    "data.size",
+    "data.crop",
     "data.flip",
     "data.shift",
     "data.stream",
     "data.label",
+    "init_from",
     "train.seed",
     "train.batch_size",
     "optimizer.name",
 )
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """The checkpoint from which a run goes on, as the main process sees it.
+
+    Attributes:
+        checkpoint: Its directory. Only the main process reads in it.
+        state: Its plain values.
+        best: Lowest validation bits/dim of the run so far.
+        changes: Options that differ from those of the checkpoint, in words.
+    """
+
+    checkpoint: Path
+    state: State
+    best: float
+    changes: list[str]
+
+
+def find_resumption(run: TrainRun, data_sha256: str, classes: Sequence[str] | None = None) -> Resumption | None:
+    """Return the newest undamaged checkpoint of a run; None if there is none. All its files are verified.
+
+    Raises:
+        ValueError: when all checkpoints are damaged, or the run is not that of the checkpoint.
+    """
+    checkpoints = CheckpointManager(run.output)
+    checkpoint = checkpoints.latest_intact()
+    if checkpoint is None:
+        return None
+    check_same_run(checkpoint, run, data_sha256, classes)
+    return Resumption(checkpoint, read_state(checkpoint), checkpoints.best_score(), changed_options(checkpoint, run))
 
 
 def check_same_run(checkpoint: Path, run: TrainRun, data_sha256: str, classes: Sequence[str] | None = None) -> None:
@@ -65,23 +103,26 @@ def check_same_run(checkpoint: Path, run: TrainRun, data_sha256: str, classes: S
 
 
 def read_averages(checkpoint: Path) -> dict[str, Tensor]:
-    """Read the averaged weights.
+    """Read the averaged weights of a verified checkpoint.
 
     Raises:
         ValueError: when they are damaged, or not those of the model of the checkpoint.
     """
-    tensors = read_tensors(checkpoint, "ema")
+    tensors = read_tensors(checkpoint, "ema", is_verified=True)
     check_shapes(read_shapes(checkpoint, weights_file("raw")), shapes_of(tensors), checkpoint)
     return tensors
 
 
 def read_moments(checkpoint: Path) -> dict[str, Tensor]:
-    """Read the tensors of the optimiser, ``<parameter>/<entry>``: numbers, or of the shape of the parameter.
+    """Read the tensors of the optimiser of a verified checkpoint.
+
+    They are named ``<parameter>/<entry>``, and are numbers, or of the shape of the parameter.
 
     Raises:
         ValueError: when they are damaged, or do not fit the model of the checkpoint.
     """
-    tensors, shapes = read_tensors(checkpoint, "optimizer"), read_shapes(checkpoint, weights_file("raw"))
+    tensors = read_tensors(checkpoint, "optimizer", is_verified=True)
+    shapes = read_shapes(checkpoint, weights_file("raw"))
     for key, tensor in tensors.items():
         expected = shapes.get(key.rpartition("/")[0])
         if expected is None or (tensor.dim() and list(tensor.shape) != expected):

@@ -4,40 +4,64 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from glow.data.read.batch import Share
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
+from glow.models.glow import Glow
+from glow.parallel.agreement import decided_by_main, read_by_main
 from glow.training.batch import TrainingBatch
 from glow.training.checkpoints.models import load_weights
-from glow.training.checkpoints.reading import read_state, read_tensors
+from glow.training.checkpoints.reading import read_tensors
+from glow.training.initial import initial_sha256, initial_weights
+from glow.training.resuming import Resumption
 from glow.training.stop import StopRequest
 from glow.training.tasks.task import Model, Task
 
 
 def start(
-    task: Task, share: Share, accelerator: Accelerator, checkpoint: Path | None, stop: StopRequest
+    task: Task, share: Share, accelerator: Accelerator, found: Resumption | None, stop: StopRequest
 ) -> tuple[Model, Iterator[TrainingBatch]]:
-    """Return the model and its next batches: of a checkpoint, or of a new training (a collective then).
+    """Return the model and its next batches: of a checkpoint, or of a new training (a collective).
 
-    A new model takes its ActNorm statistics from the first global batch.
+    A new model takes its ActNorm statistics from the first global batch. One that starts from a trained model keeps
+    its own.
 
     Raises:
-        ValueError: when the first batch does not come, and the training is asked to stop.
+        ValueError: when the first batch does not come, and the training is asked to stop; or the weights of init_from
+            do not fit.
     """
-    images_seen = read_state(checkpoint).images_seen if checkpoint else 0
-    batches = task.train_batches(images_seen, share)
+    if found:
+        task.order = found.state.order
+    batches = task.train_batches(found.state.images_seen if found else 0, share)
     model = build_model(task, accelerator)
-    if checkpoint:
-        load_weights(model, read_tensors(checkpoint, "model"), checkpoint)
+    if found:
+        checkpoint = found.checkpoint
+        weights = read_by_main(partial(read_tensors, checkpoint, "model", is_verified=True), accelerator)
+        load_weights(model, weights, checkpoint)
+    elif task.run.init_from is not None:
+        weights = read_by_main(lambda: initial_weights(task.run), accelerator)
+        load_weights(model, weights, Path(task.run.init_from))
     else:
         first = stop.next_of(batches)
-        model.initialize(*(value.to(accelerator.device) for value in first.inputs))
+        if isinstance(model, Glow):
+            model.initialize(*first.inputs, microbatch_size=task.run.train.microbatch_size)
+        else:
+            model.initialize(*(value.to(accelerator.device) for value in first.inputs))
         batches = itertools.chain([first], batches)
     return model, batches
+
+
+def start_facts(task: Task, found: Resumption | None, accelerator: Accelerator) -> dict[str, Any]:
+    """Return what checkpoints say of the data of a task, and of the weights it started from (a collective)."""
+    sha256 = found.state.init_sha256 if found else decided_by_main(lambda: initial_sha256(task.run), accelerator)
+    data = {"data_sha256": task.splits["train"].sha256, "classes": task.classes, "order": task.order}
+    return data | {"init_sha256": sha256}
 
 
 def build_model(task: Task, accelerator: Accelerator) -> Model:

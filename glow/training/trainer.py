@@ -4,44 +4,40 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from glow.config import TrainRun
 from glow.data.read.manifest import Split
-from glow.parallel.agreement import check_agreement, first_given
+from glow.parallel.agreement import check_agreement, first_given, read_by_main
 from glow.parallel.layout import Layout
-from glow.parallel.tensors import local_gradients
+from glow.parallel.tensors import local_gradients, to_device
 from glow.training.batch import TrainingBatch
 from glow.training.board import Value
 from glow.training.checkpoints.background import BackgroundSaver
 from glow.training.checkpoints.manager import CheckpointManager
-from glow.training.checkpoints.reading import read_state
 from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
 from glow.training.diagnosis import TrainingDiverged, describe_divergence
-from glow.training.display import Display
+from glow.training.display import Display, Preview
 from glow.training.drift import Drift
 from glow.training.ema import EMA
 from glow.training.loss_scale import LossScale
 from glow.training.metrics import BITS_PER_DIM, Scale
 from glow.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from glow.training.progress import Progress
-from glow.training.resuming import read_averages, read_moments
+from glow.training.resuming import Resumption, read_averages, read_moments
 from glow.training.schedule import learning_rate
 from glow.training.skipped import Skipped
 from glow.training.stop import StopRequest, record_stop, remove_stop_file
 from glow.training.update import Update
-from glow.training.validation import eval_mode, total_log_prob
-
-Validation = Callable[[], Iterable[TrainingBatch]]
-Preview = Callable[[nn.Module], Mapping[str, float | np.ndarray]]
+from glow.training.validation import Validation, eval_mode, total_log_prob
 
 
 class Trainer:
@@ -56,9 +52,9 @@ class Trainer:
         num_dims: Dimensions of an example.
         run: The configuration.
         accelerator: Of this process.
-        data: The train split. Its checksum goes into checkpoints, so that a resumed run notices other data.
+        data: The train split.
         scale: The unit in which losses are reported.
-        classes: The names of the classes, which go into checkpoints too.
+        facts: What checkpoints say of the data, so that a resumed run notices other data: entries of ``State``.
     """
 
     def __init__(
@@ -69,11 +65,11 @@ class Trainer:
         accelerator: Accelerator,
         data: Split | None = None,
         scale: Scale = BITS_PER_DIM,
-        classes: tuple[str, ...] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.layout, self.model = layout, layout.model
         self.num_dims, self.scale = num_dims, scale
-        self.run, self.data, self.classes = run, data, classes
+        self.run, self.facts = run, facts or {}
         self.accelerator = accelerator
         self.bits_per_nat = 1 / (num_dims * math.log(2))
         self.optimizer = build_optimizer(self.model.parameters(), run.optimizer)
@@ -161,7 +157,7 @@ class Trainer:
                     self._save(saver, score)
                 if display:
                     display.show(self.step, self.scale.of_loss(loss, self.num_dims), values)
-        self._leave(reason)
+        self._leave(reason, stop)
         return reason
 
     def train_step(self, batch: TrainingBatch, stop: StopRequest | None = None) -> tuple[float, float, str | None]:
@@ -177,8 +173,9 @@ class Trainer:
         gradients = local_gradients(self.model.parameters())
         squared_norm = nn.utils.get_total_norm(gradients).double().square() / self.layout.num_copies
         reason = stop.reason() if stop else None
-        mine = total.new_tensor([bool(reason), len(self.skipped.in_batch(batch)), bool(stop and stop.is_starved)])
-        # The one host sync of a step: all processes see the same numbers.
+        own = (bool(reason), len(self.skipped.in_batch(batch)), bool(stop and stop.is_starved))
+        mine = [total.new_full((), float(value)) for value in own]
+        # The one time in a step that the host waits for the device: all processes see the same numbers.
         sums = self.accelerator.reduce(torch.stack([total, squared_norm, self.drift.exceeds_bound(), *mine]), "sum")
         loss, scaled_norm, drifted, stops, skipped, starved = sums.tolist()
         if starved:  # its batch was a stand-in, so that the other processes need not wait for it
@@ -226,19 +223,18 @@ class Trainer:
             raise TrainingDiverged(f"validation after step {self.step}: the log-likelihood is not finite")
         return -total * self.bits_per_nat / count
 
-    def restore(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint of this run. The model must have its weights already."""
-        state = read_state(checkpoint)
-        self.ema.load_state_dict(read_averages(checkpoint))
-        load_optimizer_tensors(self.optimizer, self.model, read_moments(checkpoint))
+    def restore(self, found: Resumption) -> None:
+        """Go on from a checkpoint of this run (a collective). The model must have its weights already."""
+        state = found.state
+        averages, moments = (partial(read, found.checkpoint) for read in (read_averages, read_moments))
+        self.ema.load_state_dict(read_by_main(averages, self.accelerator))
+        load_optimizer_tensors(self.optimizer, self.model, read_by_main(moments, self.accelerator))
         self.step, self.num_overflows = state.step, state.num_overflows
         self.progress.losses = state.losses_since_log
         if self.loss_scale and state.loss_scale:
             self.loss_scale.load_state_dict(state.loss_scale)
         self.skipped.count, self.skipped.since_log = state.num_skipped, state.skipped_since_log
-        best = self.checkpoints.best()
-        score = read_state(best).validation_bits_per_dim if best else None
-        self.best = math.inf if score is None else score
+        self.best = found.best
 
     def _save(self, saver: BackgroundSaver, score: float | None) -> None:
         """Hand a copy of the state to the main process's saver (a collective)."""
@@ -258,16 +254,17 @@ class Trainer:
                 loss_scale=self.loss_scale.state_dict() if self.loss_scale else None,
                 num_skipped=self.skipped.count,
                 skipped_since_log=self.skipped.since_log,
-                data_sha256=self.data.sha256 if self.data else None,
-                classes=self.classes,
                 num_processes=self.accelerator.num_processes,
+                **self.facts,
             )
             saver.save(Snapshot(tensors, self.run, state))
         if score is not None:
             self.best = min(self.best, score)
 
-    def _leave(self, reason: str | None) -> None:
+    def _leave(self, reason: str | None, stop: StopRequest | None) -> None:
         """Write stopped.json if training ended early, and wait for all processes (a collective)."""
+        if stop:
+            stop.may_wait = True  # for the last checkpoint, which the main process writes
         # Before the others may go: a launcher that ends first can have this process killed.
         if self.accelerator.is_main_process:
             if reason and self.step < self.run.train.num_steps:
@@ -292,7 +289,7 @@ class Trainer:
 
     def _inputs(self, batch: TrainingBatch) -> tuple[list[Tensor], int]:
         """Return what the model takes, and the size of its microbatches."""
-        inputs = [value.to(self.accelerator.device) for value in batch.inputs]
+        inputs = [to_device(value, self.accelerator.device) for value in batch.inputs]
         return inputs, self.run.train.microbatch_size or len(batch)
 
     def _diagnosis(self, batch: TrainingBatch, loss: float, norm: float) -> str:

@@ -27,8 +27,8 @@ class Update:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA, run: TrainRun) -> None:
         self.model, self.optimizer, self.ema = model, optimizer, ema
         device = next(model.parameters()).device.type
-        # torch's SGD looks at the learning rate on the host.
-        self.is_recorded = records_steps(run, device) and run.optimizer.name != "sgd"
+        # SGD of torch, and Muon, look at the learning rate on the host.
+        self.is_recorded = records_steps(run, device) and run.optimizer.name not in ("sgd", "muon")
         self._graphs = CudaGraphs(self._move, num_warm_ups=0)
         self._is_warm = False
         self._recorded: list[int] = []
@@ -47,7 +47,8 @@ class Update:
         places = [gradient.data_ptr() for gradient in gradients] if self.is_recorded else []
         if self.is_recorded and self._is_warm and self._recorded in ([], places):
             self._recorded, self._gradients = places, gradients
-            self._graphs(*(torch.tensor(value, device=gradients[0].device) for value in (factor, lr, weight)))
+            # Filled in on the device: for a copy of a number the host would wait.
+            self._graphs(*(torch.full((), value, device=gradients[0].device) for value in (factor, lr, weight)))
             return
         self._is_warm = True
         if factor != 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 
 from glow.parallel.layout import Layout
 from glow.training.batch import TrainingBatch
+
+Validation = Callable[[], Iterable[TrainingBatch]]
 
 
 @torch.no_grad()

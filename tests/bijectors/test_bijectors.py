@@ -5,8 +5,8 @@ import torch
 from conftest import perturb
 from exactness import BIJECTORS, CONDITIONAL, Given, build, check_exact, examples, shape_of, vector_coupling
 
-from glow.bijectors.actnorm import initialize_actnorms
 from glow.bijectors.base import Inverse
+from glow.bijectors.initialization import initialize_actnorms
 from glow.bijectors.planar import Planar
 
 

@@ -21,7 +21,7 @@ CONFIGS = [
 
 
 def unit(num_macs, is_step=True):
-    return UnitCost(0, 0, num_macs, 0, 0, 0, 0, 0, is_step)
+    return UnitCost(0, 0, num_macs, 0, 0, 0, 0, 0, 0, 0, is_step)
 
 
 def test_arithmetic_of_a_conv_network_is_what_counting_by_hand_gives():
@@ -79,3 +79,15 @@ def test_no_cut_has_less_arithmetic_in_its_largest_stage(seed):
 def test_more_stages_than_steps_are_an_error():
     with pytest.raises(ValueError, match="3 pipeline stages: the model has 2 flow steps; give 1 to 2"):
         cut([unit(0, is_step=False), unit(4), unit(4), unit(1, is_step=False)], 3)
+
+
+def test_networks_of_a_gpu_hold_whole_hidden_layers():
+    config = tiny_config(image_shape=(3, 64, 64), num_levels=1, hidden_channels=512)
+    hidden = 4 * 32 * 32 * 512  # bytes of one hidden layer of an image
+    cpu, gpu = (unit_costs(config, "reversible", device_type=device)[1] for device in ("cpu", "cuda"))
+    half = unit_costs(config, "reversible", network_dtype=torch.bfloat16)[1]  # no blocks on a CPU either
+    # Both layers and the gradients of both, of the pass that computes them again.
+    assert gpu.working_bytes > 4 * hidden
+    assert gpu.working_bytes - cpu.working_bytes > hidden
+    assert gpu.working_bytes == pytest.approx(2 * half.working_bytes, rel=0.2)
+    assert gpu.num_macs == cpu.num_macs

@@ -208,9 +208,11 @@ def test_several_processes_train_everything_at_once_like_one(dataset, tmp_path, 
     assert read_metrics(alone)[-1]["train/bits_per_dim"] < read_metrics(alone)[0]["train/bits_per_dim"]
 
 
-def test_stopped_training_of_everything_at_once_goes_on_bitwise(dataset, tmp_path):
+def test_stopped_training_of_everything_at_once_goes_on_bitwise(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("glow.training.stop.LOOK_S", 0)
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     train_and(options(dataset, run, *EVERYTHING), 5, (run / "stop").touch)
+    assert read_metrics(run)[-1]["step"] == 5
     for output in (run, undisturbed):
         train_stage.main(options(dataset, output, *EVERYTHING))
     assert_same_checkpoint(run / "checkpoints/step-00000008", undisturbed / "checkpoints/step-00000008")

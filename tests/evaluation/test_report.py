@@ -56,6 +56,15 @@ def test_two_processes_write_the_report_of_one(run, dataset, tmp_path):
     assert json.loads((tmp_path / "pair" / "bpd.json").read_text()) == alone[0]
 
 
+def test_precision_of_a_measurement_is_chosen_and_recorded(run, dataset, tmp_path):
+    exact, half = (evaluate(run, dataset, tmp_path / dtype, "--dtype", dtype)[0] for dtype in ("float32", "bf16"))
+    assert [summary["dtype"] for summary in (exact, half)] == ["float32", "bf16"]
+    assert exact["checkpoint"]["mixed_precision"] == "no"
+    assert 0 < abs(half["bits_per_dim"] - exact["bits_per_dim"]) < 0.01
+    report = evaluate_stage.main(["--checkpoint", str(run), "--data", str(dataset), "--dtype", "bf16"])
+    assert report.name == "step-00000007-test-dtype-bf16"
+
+
 def test_report_says_what_was_measured(run, dataset, tmp_path):
     sample_stage.main(["--checkpoint", str(run), "--temperatures", "[0, 0.7]", "--num_images", "4"])
     summary, rows = evaluate(run, dataset, tmp_path / "report")

@@ -158,3 +158,23 @@ def test_without_a_compiler_the_error_says_so(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"no C\+\+ compiler \(no-such-compiler\)"):
         compiling.compile_steps(tiny_glow())
+
+
+@pytest.mark.parametrize("name", ["", "no-such-compiler"])
+def test_gpus_need_a_compiler_too(monkeypatch, name):
+    monkeypatch.setenv("CC", name)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=rf"no C compiler \({name or 'gcc or clang or cc'}\): .* name it in CC"):
+        compiling._check_compiler("cuda")
+
+
+def test_failed_compilation_is_one_line(dataset, tmp_path, monkeypatch):
+    def fail(graph, inputs):
+        raise RuntimeError("no space left\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=fail))
+    monkeypatch.setenv("CXX", sys.executable)
+    with pytest.raises(
+        ValueError, match=r"\Acompile: true, but the flow steps cannot be compiled here \(.*\); leave it out\Z"
+    ):
+        train.main(options(dataset, tmp_path, "--compile", "true"))

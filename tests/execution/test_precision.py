@@ -1,6 +1,7 @@
 """Networks in half precision: training, scaling of the loss, and what a launcher may say."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -119,3 +120,7 @@ def test_scale_is_halved_and_doubled():
     assert not scale.is_collapsed
     scale.update(is_finite=False)
     assert scale.is_collapsed
+
+
+def test_tests_of_the_cpu_see_no_gpu():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -1,10 +1,14 @@
 """Files appear when they are whole."""
 
+import contextlib
+import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from glow.files.writing import write_together, write_whole
+from glow.files.writing import sync, write_together, write_whole
 
 
 def test_file_is_written_beside_its_place_and_renamed(tmp_path):
@@ -49,3 +53,22 @@ def test_files_that_belong_together_are_of_one_time(tmp_path, monkeypatch):
     write_together(new)
     assert {path: path.read_text() for path in new} == new
     assert len([*tmp_path.iterdir()]) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [(errno.EINVAL, contextlib.nullcontext()), (errno.EIO, pytest.raises(OSError, match="Input"))],
+)
+def test_a_file_system_that_cannot_wait_for_a_directory_is_no_error(tmp_path, monkeypatch, number, outcome):
+    fsync = os.fsync
+
+    def fail(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    (tmp_path / "file").touch()
+    sync(tmp_path / "file")
+    with outcome:
+        sync(tmp_path)

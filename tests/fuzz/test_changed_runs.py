@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from attempts import EXAMPLES, attempt, fuzzed
+from foreign import as_first_version
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import changed_bytes, changed_json, changed_values
@@ -112,14 +113,19 @@ def quick(monkeypatch):
     monkeypatch.setattr("glow.evaluation.report.svg", lambda figure: b"")
 
 
-@pytest.mark.parametrize("name", ["dataset.json", "test-00001.idx"])
+@pytest.mark.parametrize("name", ["dataset.json", "test-00001.idx", "test.samples"])
 def test_data_set(run, dataset, expected, quick, tmp_path, name):
     copy = shutil.copytree(dataset, tmp_path / "data")
+    if name.endswith(".idx"):
+        as_first_version(copy)
     path = copy / name
     content = path.read_bytes()
+    changes = changed_json(content) if name == "dataset.json" else changed_bytes(content)
+    if name.endswith(".idx"):
+        changes |= changed_index(content)
 
     @fuzzed
-    @given(changed_json(content) if name == "dataset.json" else changed_bytes(content) | changed_index(content))
+    @given(changes)
     def stays_right(changed):
         path.write_bytes(changed)
         found = measured(run, copy, tmp_path / "report")

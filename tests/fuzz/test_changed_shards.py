@@ -92,7 +92,7 @@ def test_parquet(tmp_path):
     check_source(tmp_path / "x.parquet", changed_bytes, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["dataset.json", "train-00000.idx", "shard.tar"])
+@pytest.mark.parametrize("name", ["dataset.json", "train.samples", "shard.tar"])
 def test_linked_data_set(tmp_path, name):
     folder = tmp_path / "data"
     folder.mkdir()

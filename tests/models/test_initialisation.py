@@ -1,8 +1,10 @@
 """Data-dependent initialisation of a whole model."""
 
+import copy
+
 import pytest
 import torch
-from conftest import random_inputs, tiny_config, tiny_glow
+from conftest import perturb, random_inputs, tiny_config, tiny_glow
 
 from glow.models.glow import Glow
 
@@ -39,3 +41,25 @@ def test_constant_images_initialise_with_a_warning_that_names_the_layer():
         model.initialize(images, noise)
     assert str(warnings[0].message).startswith("chain.1.bijector.bijectors.0: constant input in channel 0, 1,")
     assert model(images, noise).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"coupling": "affine", "class_conditional": True, "num_classes": 3},
+        {"dequantization": "variational", "dequantization_steps": 1, "network_padding": "indicator"},
+    ],
+    ids=str,
+)
+def test_microbatches_initialise_as_the_whole_batch_does(changes):
+    config = tiny_config(**changes)
+    inputs = random_inputs(config, 11)
+    torch.manual_seed(0)
+    whole = Glow(config).double()
+    perturb(whole)  # so that couplings are not the identity
+    parts = copy.deepcopy(whole)
+    whole.initialize(*inputs)
+    parts.initialize(*inputs, microbatch_size=4)
+    for (name, expected), actual in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        assert torch.allclose(actual.double(), expected.double(), rtol=1e-11, atol=1e-12), name
+    assert torch.allclose(parts(*inputs), whole(*inputs), rtol=1e-12)

@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import run_ranks
-from training_runs import options
+from training_runs import assert_same_checkpoint, comparable, options, train_main
 
 from glow.training.tasks import find
 from pipelines import train as train_stage
@@ -32,6 +33,27 @@ def test_process_with_other_options_is_named_before_the_model_is_built(dataset, 
     arguments = options(dataset, tmp_path / "run")
     assert run_ranks(train_differently, 2, arguments, [*arguments, *extra]) == [message] * 2
     assert not (tmp_path / "run").exists()
+
+
+def train_in(folders, arguments):
+    """Train in a folder of the process's own, so that each sees another run directory."""
+    os.chdir(folders[int(os.environ["RANK"])])
+    train_stage.main(arguments)
+
+
+def test_a_process_that_sees_another_directory_follows_the_main_one(dataset, tmp_path):
+    folders = [tmp_path / "shared", tmp_path / "stale"]
+    for folder in folders:
+        folder.mkdir()
+    arguments = options(dataset, "run", "--parallel.mode", "fsdp", "--train.validate_every", "2")
+    arguments[1] = str(Path(arguments[1]).resolve())
+    run_ranks(train_in, 2, folders, [*arguments, "--train.num_steps", "4"])
+    run_ranks(train_in, 2, folders, arguments)
+    assert [*folders[1].iterdir()] == []
+    run, undisturbed = folders[0] / "run", tmp_path / "undisturbed"
+    run_ranks(train_main, 2, [*arguments, "--output", str(undisturbed)])
+    assert_same_checkpoint(*(each / "checkpoints/step-00000008" for each in (run, undisturbed)))
+    assert comparable(run) == comparable(undisturbed)
 
 
 def test_process_with_other_data_is_named(dataset, tmp_path):

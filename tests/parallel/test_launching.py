@@ -2,8 +2,11 @@
 
 import pytest
 from accelerate import Accelerator
+from conftest import run_ranks
+from torch.nn.parallel import DistributedDataParallel
 from training_runs import options
 
+from glow.parallel import launching
 from glow.training.metrics import read_metrics
 from pipelines import train as train_stage
 
@@ -22,23 +25,40 @@ def test_precision_that_is_not_offered_is_refused(dataset, tmp_path, monkeypatch
         train_stage.main(options(dataset, tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("engine", "message"),
-    [
-        ("FSDP", r"--use_fsdp is not supported: give --parallel\.mode fsdp instead"),
-        ("PARALLELISM_CONFIG", r"choose parallel\.mode \(ddp, fsdp, hsdp or pipeline; there is no tensor"),
-        ("DEEPSPEED", r"--use_deepspeed is not supported"),
-        ("MEGATRON_LM", r"--use_megatron_lm is not supported"),
-    ],
-)
-def test_other_engines_of_the_launcher_are_refused(dataset, tmp_path, monkeypatch, engine, message):
-    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
-    with pytest.raises(ValueError, match=message):
-        train_stage.main(options(dataset, tmp_path))
-
-
 def test_more_processes_than_the_group_are_refused(dataset, tmp_path, monkeypatch):
     Accelerator(cpu=True)  # keeps its state, and so does not see what the launcher says
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes were launched, but this one belongs to a group of 1"):
         train_stage.main(options(dataset, tmp_path))
+
+
+def test_collectives_wait_as_long_as_the_configuration_says(dataset, tmp_path, monkeypatch):
+    given = []
+    build = launching.Accelerator
+    monkeypatch.setattr(
+        launching, "Accelerator", lambda kwargs_handlers, **options: given.extend(kwargs_handlers) or build(**options)
+    )
+    train_stage.main(options(dataset, tmp_path, "--train.num_steps", "1", "--parallel.timeout_s", "77"))
+    assert given[0].timeout.total_seconds() == 77
+
+
+def buffers_sent(arguments):
+    """Whether DDP sends buffers in a pass, and whether gradients lie in what it sends."""
+    wrapped = []
+    forward = DistributedDataParallel.forward
+
+    def observe(self, *inputs):
+        wrapped.append([self.will_sync_module_buffers(), self.gradient_as_bucket_view])
+        return forward(self, *inputs)
+
+    DistributedDataParallel.forward = observe
+    train_stage.main(arguments)
+    return wrapped
+
+
+def test_constant_buffers_are_not_sent_in_every_step(dataset, tmp_path):
+    arguments = options(dataset, tmp_path / "images", "--train.num_steps", "1")
+    assert run_ranks(buffers_sent, 2, arguments) == [[[False, True]]] * 2
+    arguments = ["--config", "configs/moons.yaml", "--output", str(tmp_path / "vectors"), "--train.num_steps", "1"]
+    arguments += ["--flow.normalization", "batchnorm", "--train.batch_size", "8"]
+    assert run_ranks(buffers_sent, 2, arguments) == [[[True, True]]] * 2

@@ -37,15 +37,17 @@ CHAINS = {
         (2, {}),
         (4, {"mode": "pipeline", "stages": 4}),
     ],
+    "muon": [(2, {}), (1, {}), (2, {"mode": "pipeline", "stages": 2})],
 }
 
 
 @pytest.mark.parametrize("optimizer", CHAINS)
 def test_training_goes_on_from_any_layout_in_any_other(dataset, tmp_path, reset_accelerate, optimizer):
     # Adam divides by the size of gradients, those too that are nothing but rounding.
-    lr, tolerance = {"sgd": ("0.05", 1e-5), "adam": ("0.001", 1e-4)}[optimizer]
+    lr, tolerance = {"sgd": ("0.05", 1e-5), "adam": ("0.001", 1e-4), "muon": ("0.001", 1e-4)}[optimizer]
     through, changing = tmp_path / "through", tmp_path / "changing"
     common = ["--optimizer.name", optimizer, "--optimizer.lr", lr, "--train.keep_last", "9", "--train.batch_size", "16"]
+    common += ["--model.hidden_channels", "64"] * (optimizer == "muon")
     common += ["--train.microbatch_size", "2", "--train.validate_every", "2", "--train.checkpoint_every", "2"]
     chain = CHAINS[optimizer]
     train_stage.main(options(dataset, through, *common, "--train.num_steps", str(2 * len(chain))))

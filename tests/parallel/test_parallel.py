@@ -5,13 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from conftest import fill_table, random_inputs, run_ranks, table_rows, tiny_config, tiny_glow
+from torch.distributed.tensor import DTensor
 
 from glow.bijectors.reuse import Reusing
 from glow.config import OptimizerConfig, ParallelConfig, TrainConfig, TrainRun
 from glow.models.glow import Glow
+from glow.parallel import tensors
 from glow.parallel.build import lay_out
 from glow.parallel.placement import place
 from glow.training.trainer import Trainer
@@ -184,3 +187,29 @@ def test_gradients_are_added_up_in_half_precision_if_asked_for(mode):
         reduced = run_ranks(half_precision_reduction, world, parallel, dtype)[0]
         difference = np.max(np.abs(np.array(reduced)[:, 1] / np.array(exact)[:, 1] - 1))
         assert 1e-6 < difference < bound, dtype
+
+
+def gathered(shards):
+    """What process 0 gathers of a sharded model without a collective for each tensor, against the model itself."""
+    calls = []
+    gather = dist.gather
+    tensors.dist.gather = lambda *args: (calls.append(1), gather(*args))
+    DTensor.full_tensor = None
+    accelerator = Accelerator(cpu=True)
+    model = tiny_glow(**PARTS)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    parallel = ParallelConfig("hsdp", shards=shards) if shards < 3 else ParallelConfig("fsdp")
+    run = TrainRun("unused", tiny_config(**PARTS), parallel=parallel)
+    layout = lay_out(model, run, place(run, accelerator.process_index, accelerator.num_processes), accelerator)
+    whole = layout.gather(layout.model.state_dict())
+    assert all(torch.equal(whole[name], expected[name]) for name in whole)
+    return [len(whole), len(expected), len(calls)]
+
+
+@pytest.mark.parametrize(("world", "shards"), [(3, 3), (4, 2)])
+def test_sharded_tensors_are_gathered_many_at_once(world, shards):
+    results = run_ranks(gathered, world, shards)
+    count = results[0][1]
+    assert count > 100
+    expected = [[count, count, 1]] + [[0, count, 1]] * (shards - 1) + [[0, count, 0]] * (world - shards)
+    assert results == expected

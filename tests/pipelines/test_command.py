@@ -96,7 +96,7 @@ def test_configuration_is_found_by_name_in_any_folder(arguments, tmp_path, monke
 
 
 def test_names_are_those_of_the_folder():
-    assert config_names() == sorted(path.stem for path in CONFIGS.iterdir())
+    assert config_names() == sorted(path.stem for path in CONFIGS.iterdir() if path.is_file())
 
 
 def test_file_goes_before_a_packaged_configuration(tmp_path, monkeypatch):

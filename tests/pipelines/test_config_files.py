@@ -163,3 +163,10 @@ def test_own_configuration_of_a_run_is_the_default(tmp_path):
     own.write_text("model: {num_bits: 9}")
     with pytest.raises(ValueError, match=r"config\.yaml, line 1: model\.num_bits: 9 is not allowed"):
         parse_config(TrainRun, ["--output", output], "train")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet64", "celebahq256"])
+def test_networks_of_the_papers_models_compute_in_bf16_and_float32_is_one_option_away(name):
+    assert parse_config(TrainRun, ["--config", name], "train").train.mixed_precision == "bf16"
+    exact = parse_config(TrainRun, ["--config", name, "--train.mixed_precision", "no"], "train")
+    assert exact.train.mixed_precision == "no"

@@ -40,8 +40,7 @@ def options(dataset, output, *extra):
 
 def launch(num_processes, arguments, module="launched", fault="0 0 none"):
     """Run ``accelerate launch`` to its end."""
-    multiple = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    multiple += ["--main_process_port", "0", "--num_processes", str(num_processes)]
+    multiple = ["--config_file", "configs/accelerate/cpu2.yaml", "--num_processes", str(num_processes)]
     return run_launcher("accelerate.commands.launch", *multiple, "-m", module, *arguments, FAULT=fault)
 
 

@@ -42,8 +42,12 @@ def run(site, folder, *arguments):
 def test_files_that_are_no_code_are_packaged(site):
     for path in [*Path("glow").rglob("*.html.j2"), *Path("glow").rglob("py.typed")]:
         assert (site / path).read_bytes() == path.read_bytes()
-    configs = {path.name: path.read_bytes() for path in Path("configs").iterdir()}
-    assert {path.name: path.read_bytes() for path in (site / "glow/configs").iterdir()} == configs
+    shipped = [path for path in Path("glow/shipped").rglob("*") if path.is_file()]
+    assert len(shipped) >= 4
+    assert all((site / path).read_bytes() == path.read_bytes() for path in shipped)
+    configs = {path.relative_to("configs"): path.read_bytes() for path in Path("configs").rglob("*.yaml")}
+    packaged = site / "glow/configs"
+    assert {path.relative_to(packaged): path.read_bytes() for path in packaged.rglob("*.yaml")} == configs
     assert not (site / "configs").exists()
 
 

@@ -8,7 +8,9 @@ import torch
 
 from glow.config import ModelConfig, ParallelConfig, TrainConfig, TrainRun
 from glow.cost.units import unit_costs
-from glow.planning.measuring import allocations, measure_kept, measure_step
+from glow.models.glow import Glow
+from glow.planning import measuring
+from glow.planning.measuring import allocations, measure_kept, measure_step, random_inputs
 from glow.planning.memory import in_mode, process_memory
 from glow.planning.options import RESERVE, options, recommend
 from pipelines import plan
@@ -16,17 +18,40 @@ from pipelines import plan
 GIB = 2**30
 CPU = torch.device("cpu")
 MODEL = ModelConfig(image_shape=(3, 32, 32), num_levels=2, num_steps_per_level=6, hidden_channels=48)
-RUN = TrainRun("x", model=MODEL, train=TrainConfig(batch_size=32))
+RUN = TrainRun("x", model=MODEL, train=TrainConfig(batch_size=16))
 
 
 @pytest.mark.parametrize("memory", ["stored", "checkpoint", "reversible"])
 def test_prediction_is_within_15_percent_of_what_is_measured(memory):
     run = in_mode(RUN, memory)
     (predicted,) = process_memory(run, 1, images=16, device_type="cpu")
-    assert predicted.kept_bytes + predicted.working_bytes > 0.5 * predicted.total_bytes
-    assert predicted.total_bytes == pytest.approx(measure_step(run, 16, CPU), rel=0.15)
+    assert predicted.kept_bytes + predicted.working_bytes > 0.5 * predicted.step_bytes
+    assert predicted.step_bytes == pytest.approx(measure_step(run, 16, CPU), rel=0.15)
     batch_bytes = 16 * 5 * 3 * 32 * 32
     assert predicted.kept_bytes - batch_bytes == pytest.approx(measure_kept(run, 16, CPU), rel=0.02)
+
+
+def test_start_takes_what_is_predicted_and_little_with_microbatches():
+    with allocations(CPU) as counted:
+        model = Glow(MODEL)
+        model.initialize(*random_inputs(MODEL, 16), microbatch_size=2)
+    parts, whole = (process_memory(RUN, 1, images, "cpu")[0].start_bytes for images in (2, 16))
+    assert parts == pytest.approx(counted.peak_bytes, rel=0.15)
+    assert parts < 0.3 * whole
+
+
+def test_the_whole_model_at_the_start_counts():
+    model = ModelConfig(image_shape=(3, 8, 8), num_levels=2, num_steps_per_level=8, hidden_channels=512)
+    run = dataclasses.replace(RUN, model=model)
+    (sharded,) = process_memory(in_mode(run, "reversible", ParallelConfig(mode="fsdp")), 64, 1)
+    (alone,) = process_memory(in_mode(run, "reversible"), 1, 1)
+    assert sharded.total_bytes == sharded.start_bytes > max(sharded.step_bytes, alone.weight_bytes)
+
+
+def test_images_that_wait_for_their_microbatch_count():
+    few, all_images = (process_memory(RUN, 1, images)[0] for images in (4, 16))
+    assert few.waiting_bytes == 12 * 5 * 3 * 32 * 32
+    assert all_images.waiting_bytes == 0
 
 
 def test_garbage_of_an_earlier_measurement_is_not_counted():
@@ -47,7 +72,9 @@ def test_sharding_divides_what_belongs_to_parameters():
         return process_memory(in_mode(RUN, "stored", ParallelConfig(mode=mode, **changes)), num_processes, 4)[0]
 
     alone, ddp, fsdp = memory("ddp", 1), memory("ddp", 8), memory("fsdp", 8)
-    assert ddp.total_bytes == alone.total_bytes + alone.gradient_bytes  # the copy that is exchanged
+    assert (
+        ddp.step_bytes - ddp.waiting_bytes == alone.step_bytes - alone.waiting_bytes + alone.gradient_bytes
+    )  # the copy that is exchanged
     assert (fsdp.gradient_bytes, fsdp.optimizer_bytes, fsdp.ema_bytes) == tuple(
         value // 8 for value in (alone.gradient_bytes, alone.optimizer_bytes, alone.ema_bytes)
     )
@@ -87,8 +114,9 @@ def test_parameters_too_large_for_one_device_are_sharded():
     assert advise(run, 8, 2 * replicated)[0] == "ddp"
 
 
-def test_plan_prints_ways_stages_measurement_and_advice(capsys, tmp_path):
-    arguments = ["--model.image_shape", "[1, 8, 8]", "--model.num_levels", "2", "--model.num_steps_per_level", "4"]
+def test_plan_prints_ways_stages_measurement_and_advice(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "PLOTTED_STEPS", (1, 2))
+    arguments = ["--model.image_shape", "[1, 8, 8]", "--model.num_levels", "1", "--model.num_steps_per_level", "4"]
     arguments += ["--model.hidden_channels", "8", "--train.batch_size", "8", "--num_processes", "4"]
     best = plan.main([*arguments, "--gpu_memory_gib", "1", "--measure", "true", "--plot", str(tmp_path / "kept.png")])
     assert (best.parallel.mode, best.memory, best.microbatch_size) == ("ddp", "stored", 2)

@@ -71,7 +71,7 @@ class Cluster:
     def log(self, job: str = "*") -> str:
         return "\n".join(f"{path.name}:\n{path.read_text()}" for path in sorted(self.work.glob(f"slurm-*-{job}.out")))
 
-    def wait_until(self, condition, seconds: float = 120) -> None:
+    def wait_until(self, condition, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{self.call('squeue')}\n{self.log()}"

@@ -13,10 +13,12 @@ import glow, glow.config
 from glow import FlowConfig, ModelConfig
 assert {"Glow", "load", "bijectors"} <= set(dir(glow))
 assert "torch" not in sys.modules
+glow.load("digits")
+assert not {"torchvision", "matplotlib"} & set(sys.modules)
 """
 
 
-def test_configurations_need_no_torch():
+def test_configurations_need_no_torch_and_load_imports_little():
     subprocess.run([sys.executable, "-c", LAZY], check=True)
 
 

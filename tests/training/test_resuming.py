@@ -17,9 +17,10 @@ from training_runs import assert_same_checkpoint, comparable, options
 
 from glow.config import PrepareRun
 from glow.data.prepare.writer import prepare
+from glow.data.read import order
 from glow.training.checkpoints import writing
 from glow.training.checkpoints.manager import CheckpointManager
-from glow.training.checkpoints.reading import verify
+from glow.training.checkpoints.reading import read_state, verify
 from glow.training.metrics import MetricsLog, read_metrics
 from glow.training.trainer import Trainer
 from pipelines import train as train_stage
@@ -37,6 +38,27 @@ def test_same_command_again_resumes_bitwise(dataset, tmp_path):
     assert comparable(through) == comparable(resumed)
     board = EventAccumulator(str(resumed / "tensorboard/train")).Reload()
     assert [event.step for event in board.Scalars("1_likelihood/bits_per_dim")] == list(range(1, 9))
+
+
+def test_a_run_keeps_its_order_of_images(dataset, tmp_path, monkeypatch):
+    """Above some size, new runs begin with another order; the older of these runs began before."""
+    older, through = tmp_path / "older", tmp_path / "through"
+    train_stage.main(options(dataset, through))
+    with pytest.raises(Interrupted):
+        train_with_fault(options(dataset, older), at_step=7)
+    monkeypatch.setattr(order, "MOST_SORTED", 10)
+    train_stage.main(options(dataset, older))
+    assert_same_checkpoint(through / "checkpoints/step-00000008", older / "checkpoints/step-00000008")
+    newer, new_through = tmp_path / "newer", tmp_path / "new_through"
+    train_stage.main(options(dataset, new_through))
+    with pytest.raises(Interrupted):
+        train_with_fault(options(dataset, newer), at_step=7)
+    monkeypatch.undo()
+    train_stage.main(options(dataset, newer))
+    assert_same_checkpoint(new_through / "checkpoints/step-00000008", newer / "checkpoints/step-00000008")
+    states = [read_state(run / "checkpoints/step-00000008") for run in (older, newer)]
+    assert [state.order for state in states] == [1, 2]
+    assert comparable(newer) != comparable(older)
 
 
 class Interrupted(Exception):

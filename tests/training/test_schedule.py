@@ -9,6 +9,7 @@ from torch import nn
 
 from glow.config import OptimizerConfig
 from glow.training.ema import EMA
+from glow.training.muon import Muon
 from glow.training.optimizer import build_optimizer
 from glow.training.schedule import learning_rate
 
@@ -23,6 +24,11 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine():
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
 
 
+def test_linear_learning_rate_reaches_zero_at_the_last_step():
+    config = OptimizerConfig(lr=1.0, schedule="linear", warmup_steps=2)
+    assert [learning_rate(step, 6, config) for step in range(8)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+
+
 def test_constant_learning_rate_stays():
     config = OptimizerConfig(lr=0.3, warmup_steps=2)
     assert [learning_rate(step, 9, config) for step in range(4)] == [0.15, 0.3, 0.3, 0.3]
@@ -34,6 +40,7 @@ def test_constant_learning_rate_stays():
         ("adam", torch.optim.Adam),
         ("adamw", torch.optim.AdamW),
         ("adamax", torch.optim.Adamax),
+        ("muon", Muon),
         ("sgd", torch.optim.SGD),
     ],
 )
@@ -48,7 +55,7 @@ def test_every_optimizer_lowers_a_quadratic(name, cls):
     assert parameter.square().sum() < 1
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "muon", "sgd"])
 def test_weight_decay_pulls_weights_without_gradient_to_zero(name):
     parameter = nn.Parameter(torch.ones(3))
     optimizer = build_optimizer([parameter], OptimizerConfig(name=name, lr=0.05, weight_decay=0.1))

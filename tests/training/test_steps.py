@@ -58,6 +58,17 @@ def test_microbatches_make_the_same_step(dataset):
     assert np.allclose(whole["weights"], parts["weights"], atol=1e-5)
 
 
+def test_a_new_training_initialises_its_model_in_microbatches(dataset, tmp_path, monkeypatch):
+    def initialize(self, *inputs, **options):
+        asked.append(options)
+        original(self, *inputs, **options)
+
+    asked, original = [], Glow.initialize
+    monkeypatch.setattr(Glow, "initialize", initialize)
+    train_stage.main(options(dataset, tmp_path, "--train.num_steps", "1", "--train.microbatch_size", "5"))
+    assert asked == [{"microbatch_size": 5}]
+
+
 def test_gradients_are_clipped_to_their_norm(dataset):
     # The reported norm is that before clipping; a step of sgd without momentum is as long as the clipped gradient.
     free, clipped = (step_once(dataset, max_grad_norm=limit) for limit in (None, 0.01))

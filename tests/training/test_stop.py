@@ -1,13 +1,16 @@
 """Ending a training early: signals, a stop file, a time limit."""
 
+import hashlib
 import itertools
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
 from conftest import run_ranks
+from torch.multiprocessing import ProcessExitedException
 from training_runs import assert_same_checkpoint, comparable, options, train_and
 
 from glow.cli import run_stage
@@ -18,6 +21,11 @@ from glow.training.metrics import read_metrics
 from glow.training.stop import StopRequest, parse_time
 from glow.training.tasks.images import ImageTask
 from pipelines import train as train_stage
+
+
+@pytest.fixture(autouse=True)
+def look_for_the_stop_file_at_every_step(monkeypatch):
+    monkeypatch.setattr(stopping, "LOOK_S", 0)
 
 
 def terminate():
@@ -175,6 +183,56 @@ def test_one_process_that_waits_for_data_ends_all_at_the_same_step(dataset, tmp_
     assert json.loads((tmp_path / "stopped.json").read_text()) == {"step": 3, "reason": "SIGTERM"}
     assert CheckpointManager(tmp_path).latest().name == "step-00000003"
     assert read_metrics(tmp_path)[-1]["step"] == 3
+
+
+def hang_last_process(arguments, run, what):
+    """Let process 1 ask process 0 to stop, and not take part any more."""
+    run.mkdir(exist_ok=True)
+    if os.environ["RANK"] == "0":
+        (run / ".pid").write_text(str(os.getpid()))
+        return train_stage.main(arguments)
+
+    def hang():
+        (run / "stop").touch() if what == "stop file" else os.kill(int((run / ".pid").read_text()), signal.SIGTERM)
+        time.sleep(2)
+        os._exit(0)
+
+    train_and(arguments, 6, hang, rank=1)
+
+
+@pytest.mark.parametrize("what", ["SIGTERM", "stop file"])
+def test_a_process_that_waits_for_another_ends_with_a_file_that_says_so(dataset, tmp_path, monkeypatch, what):
+    monkeypatch.setattr(stopping, "STUCK_S", 0.5)
+    monkeypatch.setattr(stopping, "POLL_S", 0.1)
+    run = tmp_path / "run"
+    with pytest.raises(ProcessExitedException, match="process 0 terminated with exit code 1"):
+        run_ranks(hang_last_process, 2, [*options(dataset, run)], run, what)
+    assert json.loads((run / "stopped.json").read_text()) == {"step": 4, "reason": f"{what}, while waiting"}
+    assert CheckpointManager(run).latest().name == "step-00000004"
+
+
+def test_a_step_that_works_outside_of_python_is_not_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "STUCK_S", 0.3)
+    monkeypatch.setattr(stopping, "POLL_S", 0.05)
+    child = os.fork()
+    if child == 0:
+        with StopRequest(tmp_path) as stop:
+            threading.Timer(0.1, terminate).start()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)  # a second and more in one call
+            os._exit(3 if stop.reason() == "SIGTERM" else 4)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 3
+
+
+def test_the_main_process_alone_looks_for_the_stop_file_once_a_second(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "LOOK_S", 1)
+    looked = []
+    monkeypatch.setattr(StopRequest, "_stop_file", lambda self: looked.append(self._is_main))
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        stop = StopRequest(tmp_path)
+        assert [stop.reason() for _ in range(100)] == [None] * 100
+    assert looked == [True]
 
 
 def interrupt_last_process(arguments, world):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import warnings
 from pathlib import Path
 
+from glow.files.hub import SCHEME, fetch
+from glow.training.checkpoints.exported import EXPORT, WEIGHTS, is_exported
 from glow.training.checkpoints.reading import CONFIG, STATE, STEP_PATTERN, read_state, verify, weights_file
 from glow.training.checkpoints.writing import Snapshot, remove, write
 
+SHIPPED = Path(__file__).parents[2] / "shipped"  # models that come with glow, by name
 PARTIAL_PATTERN = re.compile(rf"{STEP_PATTERN.pattern}(\.old)?\.partial", re.ASCII)
 RUN_FILES = {"checkpoints", "config.yaml", "metrics.jsonl", "stop", "stopped.json"}
 LOG = re.compile(r"\.(log|out|err)$")  # what the output of a job may be written to
@@ -68,6 +72,12 @@ class CheckpointManager:
         ranked, _ = self.ranked()
         return ranked[0] if ranked else None
 
+    def best_score(self) -> float:
+        """Return the lowest validation bits/dim of the checkpoints; infinity if none was validated."""
+        best = self.best()
+        score = read_state(best).validation_bits_per_dim if best else None
+        return math.inf if score is None else score
+
     def ranked(self) -> tuple[list[Path], list[ValueError]]:
         """Return the validated checkpoints, the best one first, and what is wrong with those that cannot be read."""
         scored: list[tuple[float, Path]] = []
@@ -119,22 +129,24 @@ def _is_harmless(path: Path) -> bool:
 
 
 def find_checkpoint(path: str | Path, which: str = "latest", weights: str = "ema") -> Path:
-    """Return the directory of a checkpoint, given itself or a run directory.
+    """Return the directory of a checkpoint or an exported model, given itself, a run directory or an address.
 
     Of a run directory, checkpoints whose configuration or weights are damaged are passed over, with a warning.
 
     Args:
-        path: ``runs/NAME`` or ``runs/NAME/checkpoints/step-N``.
+        path: ``runs/NAME``, ``runs/NAME/checkpoints/step-N``, the folder of an exported model,
+            ``hf://USER/NAME[@REVISION]`` for one on the Hugging Face Hub, which is fetched into its cache, or the name
+            of a model that comes with glow, where there is no such path.
         which: ``latest`` or ``best`` of a run directory.
         weights: The weights that are to be used, ``ema`` or ``raw``.
 
     Raises:
         ValueError: when there is none, or all are damaged.
     """
-    path = Path(path)
+    path = _on_disk(str(path))
     if not path.is_dir():
         raise ValueError(f"{path}: no such checkpoint or run directory; give runs/NAME or runs/NAME/checkpoints/step-N")
-    if STEP_PATTERN.fullmatch(path.name) or os.path.lexists(path / STATE):
+    if STEP_PATTERN.fullmatch(path.name) or os.path.lexists(path / STATE) or is_exported(path):
         return path
     manager = CheckpointManager(path)
     candidates, problems = manager.ranked() if which == "best" else (manager.all()[::-1], [])
@@ -152,8 +164,25 @@ def find_checkpoint(path: str | Path, which: str = "latest", weights: str = "ema
     raise ValueError(f"{path}: holds no {which} checkpoint; give a run directory (runs/NAME) or one of its checkpoints")
 
 
+def _on_disk(path: str) -> Path:
+    """Return the path of what is given by path, by name or by address."""
+    if path.startswith(SCHEME):
+        return fetch(path, (EXPORT, WEIGHTS))
+    shipped = SHIPPED / path
+    if Path(path).name == path and is_exported(shipped):
+        if not os.path.lexists(path):
+            return shipped
+        warnings.warn(f"{path}: taken from this folder; the model {path} that comes with glow is hidden", stacklevel=3)
+    return Path(path)
+
+
 def run_directory(checkpoint: Path) -> Path:
-    """Return the run directory of a checkpoint, where its samples and reports go."""
+    """Return the directory where samples and reports go: the run of a checkpoint, results/NAME of an exported model."""
+    if is_exported(checkpoint):
+        folder = checkpoint.absolute()
+        if folder.parent.name == "snapshots":  # of the Hub's cache: models--USER--NAME/snapshots/COMMIT
+            return Path("results") / folder.parent.parent.name.removeprefix("models--")
+        return Path("results") / folder.resolve().name
     if checkpoint.parent.name != "checkpoints":  # given as "." perhaps
         checkpoint = checkpoint.resolve()
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint

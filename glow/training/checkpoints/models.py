@@ -9,21 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from glow.config import FlowConfig, ModelConfig
+from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
 from glow.models.flow import Flow, build_flow
 from glow.models.glow import Glow
 from glow.training.checkpoints.manager import find_checkpoint
-from glow.training.checkpoints.reading import read_config, read_shapes, read_tensors, weights_file
+from glow.training.checkpoints.reading import TENSORS, read_config, read_shapes, read_tensors, weights_name
 
 Shapes = Mapping[str, list[int]]
 
 
-def load_model(path: str | Path, which: str = "latest", weights: str = "ema") -> Glow:
+def load_model(path: str | Path, which: str = "latest", weights: str = "ema", dtype: str = "float32") -> Glow:
     """Build the Glow of a checkpoint and load its weights; the checkpoint alone is needed.
+
+    The precision of the training does not matter: measurements are comparable only if all are made in one precision.
 
     Args:
         path: ``runs/NAME`` or ``runs/NAME/checkpoints/step-N``.
         which: ``latest`` or ``best`` of a run directory.
         weights: ``ema`` (averaged) or ``raw`` (last).
+        dtype: Precision of the coupling networks: ``float32``, ``bf16`` or ``fp16``.
 
     Raises:
         ValueError: when there is no such checkpoint, it is damaged, or its model is a flow of vectors.
@@ -35,6 +39,7 @@ def load_model(path: str | Path, which: str = "latest", weights: str = "ema") ->
     tensors = _read_fitting(checkpoint, weights, lambda: Glow(run.model), _num_layers(run.model))
     model = Glow(run.model)
     model.load_state_dict(tensors)
+    set_compute_dtype(model, NETWORK_DTYPES["no" if dtype == "float32" else dtype])
     return model.eval()
 
 
@@ -85,7 +90,8 @@ def _read_fitting(
 
     The configuration may be a stranger's: nothing of the size that it asks for is built before.
     """
-    found = read_shapes(checkpoint, weights_file(weights))
+    name = weights_name(checkpoint, weights)
+    found = read_shapes(checkpoint, TENSORS.format(name))
     if num_layers > len(found):
         raise ValueError(
             f"{checkpoint}: its weights do not fit its model: {len(found)} tensors, but {num_layers:,} layers"
@@ -96,7 +102,7 @@ def _read_fitting(
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{checkpoint}: its model cannot be built: {error}") from error
     check_shapes(expected, {name.removeprefix(prefix): shape for name, shape in found.items()}, checkpoint)
-    tensors = read_tensors(checkpoint, "model" if weights == "raw" else "ema")
+    tensors = read_tensors(checkpoint, name)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glow.config import require
+from glow.data.read.order import VERSIONS
 from glow.files.reading import parse_json
 from glow.files.schema import from_plain
 
@@ -36,7 +37,9 @@ class State:
         skipped_since_log: What was wrong with those that no line of metrics.jsonl names yet.
         data_sha256: Checksum of the training data.
         classes: Names of the classes of a class-conditional model.
+        order: Version of the order of the training images.
         num_processes: Processes of the training.
+        init_sha256: Checksum of the weights that the training started from; None for random ones.
         sha256: Checksums of the other files of the checkpoint, by name.
     """
 
@@ -50,7 +53,9 @@ class State:
     skipped_since_log: list[str] = field(default_factory=list)
     data_sha256: str | None = None
     classes: tuple[str, ...] | None = None
+    order: int = 1
     num_processes: int = 1
+    init_sha256: str | None = None
     sha256: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,6 +64,7 @@ class State:
         for name in ("images_seen", "num_overflows", "num_skipped"):
             require(0 <= getattr(self, name) < 2**63, name, getattr(self, name), "give 0 or more")
         require(1 <= self.num_processes < 2**31, "num_processes", self.num_processes, "give 1 or more")
+        require(self.order in VERSIONS, "order", self.order, f"give one of {', '.join(map(str, VERSIONS))}")
         score = self.validation_bits_per_dim
         require(score is None or math.isfinite(score), "validation_bits_per_dim", score, "give a finite number")
         finite = all(math.isfinite(loss) for loss in self.losses_since_log)

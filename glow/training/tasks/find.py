@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glow.config import TrainRun
 from glow.data.read.manifest import load_dataset
+from glow.training.initial import with_initial_model
 from glow.training.tasks.images import ImageTask, complete
 from glow.training.tasks.stream import StreamTask
 from glow.training.tasks.target import TargetTask
@@ -17,6 +18,7 @@ def find_task(run: TrainRun) -> Task:
     Raises:
         ValueError: when the configuration contradicts the data.
     """
+    run = with_initial_model(run)
     if run.target.source:
         return TargetTask(run)
     if run.is_of_vectors:

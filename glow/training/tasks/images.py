@@ -14,6 +14,7 @@ from glow.config import TrainRun
 from glow.data.read.batch import Share
 from glow.data.read.loader import eval_batches, train_batches
 from glow.data.read.manifest import Dataset, Split
+from glow.data.read.order import newest_version
 from glow.data.read.reader import SplitReader
 from glow.evaluation.health import flow_health
 from glow.models.glow import Glow
@@ -35,6 +36,7 @@ class ImageTask:
         self.run = run
         self.splits: Mapping[str, Split] = dataset.splits
         self.classes = dataset.classes if run.model.class_conditional else None
+        self.order = newest_version(dataset.split("train").num_images)
 
     def build_model(self) -> Glow:
         """Build the Glow with random weights."""
@@ -45,7 +47,7 @@ class ImageTask:
     def train_batches(self, images_seen: int, share: Share) -> Iterator[TrainingBatch]:
         """Return this process's parts of the global batches, endless, from the position ``images_seen`` on."""
         run = self.run
-        batches = train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share)
+        batches = train_batches(run.data, run.train.batch_size, run.train.seed, images_seen, share, self.order)
         return (dataclasses.replace(batch, is_conditional=run.model.class_conditional) for batch in batches)
 
     def validation(self, share: Share) -> Batches | None:
@@ -77,7 +79,7 @@ class ImageTask:
     @cached_property
     def _held_out(self) -> SplitReader | None:
         data = self.run.data
-        return SplitReader(data.path, "validation", data.root) if "validation" in self.splits else None
+        return SplitReader(data.path, "validation", data.root, data.size) if "validation" in self.splits else None
 
     @property
     def _group_size(self) -> int:
@@ -92,12 +94,12 @@ def complete(run: TrainRun, dataset: Dataset) -> TrainRun:
         ValueError: when the configuration contradicts the data set.
     """
     dataset.split("train")
-    shape = run.model.image_shape
-    if run.data.shift >= min(dataset.shape[1:]):
-        raise ValueError(f"data.shift: {run.data.shift}, but the images of {run.data.path} are {list(dataset.shape)}")
-    if shape is not None and shape != dataset.shape:
+    shape, found = run.model.image_shape, dataset.window(run.data.size)
+    if run.data.shift >= min(found[1:]):
+        raise ValueError(f"data.shift: {run.data.shift}, but the images of {run.data.path} are {list(found)}")
+    if shape is not None and shape != found:
         raise ValueError(
-            f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(dataset.shape)}; leave it "
+            f"model.image_shape: {list(shape)}, but the images of {run.data.path} are {list(found)}; leave it "
             "out, or prepare the images with another --size or --color"
         )
     num_classes = None
@@ -107,5 +109,5 @@ def complete(run: TrainRun, dataset: Dataset) -> TrainRun:
         num_classes = run.model.num_classes or len(dataset.classes)
         if num_classes < len(dataset.classes):
             raise ValueError(f"model.num_classes: {num_classes}, but {run.data.path} has {len(dataset.classes)}")
-    model = dataclasses.replace(run.model, image_shape=dataset.shape, num_classes=num_classes)
+    model = dataclasses.replace(run.model, image_shape=found, num_classes=num_classes)
     return dataclasses.replace(run, model=model)

@@ -34,6 +34,7 @@ class StreamTask(ImageTask):
         self.run = run
         digest = hashlib.sha256(f"stream {run.data.stream}".encode()).hexdigest()
         self.classes = None
+        self.order = 1
         self.splits = {"train": Split(LEAST_IMAGES, (), digest)}
         if run.data.validation is not None:
             dataset = load_dataset(run.data.validation)

@@ -33,6 +33,7 @@ class TargetTask:
 
     scale: Scale = ELBO_NATS
     classes: tuple[str, ...] | None = None
+    order = 1
 
     def __init__(self, run: TrainRun) -> None:
         self.target = build_target(run)

@@ -29,12 +29,14 @@ class Task(Protocol):
         splits: ``train``, and ``validation`` if the data has held-out examples.
         scale: The unit of the reported loss.
         classes: The names of the classes that the model takes; None without classes.
+        order: Version of the order of the training images; 1 where there are no versions.
     """
 
     run: TrainRun
     splits: Mapping[str, Split]
     scale: Scale
     classes: tuple[str, ...] | None
+    order: int
 
     def build_model(self) -> Model:
         """Build the model with random weights."""

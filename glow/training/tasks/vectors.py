@@ -30,6 +30,7 @@ class VectorTask:
 
     scale: Scale = BITS_PER_DIM
     classes: tuple[str, ...] | None = None
+    order = 1
 
     def __init__(self, run: TrainRun) -> None:
         self.data = VectorData(run.vectors)
