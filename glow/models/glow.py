@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijectors.base import Bijector, Composition, sum_per_example
-from glow.bijectors.initialization import initialize_actnorms, initialize_part
+from glow.bijectors.conv1x1 import Conv1x1
+from glow.bijectors.initialization import initialize_actnorms, initialize_part, whiten
 from glow.bijectors.squeeze import Squeeze
 from glow.config import ModelConfig
 from glow.execution.memory import ChainRunner, Tape, run_step
@@ -246,7 +247,13 @@ class Glow(nn.Module):
         self.runner = ChainRunner(mode, anchor_every)
 
     def initialize(
-        self, images: Tensor, noise: Tensor, labels: Tensor | None = None, *, microbatch_size: int | None = None
+        self,
+        images: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        *,
+        microbatch_size: int | None = None,
+        whitens: bool = False,
     ) -> None:
         """Set all ActNorms from a batch (a collective: from the batches of all processes).
 
@@ -258,11 +265,12 @@ class Glow(nn.Module):
             noise: Of the same shape.
             labels: Classes ``[N]``, or None.
             microbatch_size: Images that are computed at once; the result is the same, up to rounding. None: all.
+            whitens: Whether to set also the first 1x1 convolution of each level, by ``whiten``. It must be learned.
         """
         device = next(self.parameters()).device
         given = [value for value in (images, noise, labels) if value is not None]
         states: list[tuple[Tensor, ...]] = list(zip(*(v.split(microbatch_size or len(v)) for v in given), strict=True))
-        if len(states) == 1:
+        if len(states) == 1 and not whitens:
             initialize_actnorms(self, *(value.to(device) for value in states[0]))
             return
 
@@ -276,7 +284,13 @@ class Glow(nn.Module):
 
         with torch.autocast(device.type, enabled=False):
             initialize_part(self.dequantizer or nn.Module(), enter, states, "dequantizer")
+            first_steps = {level[1] for level in self.levels}  # after the squeeze
             for index, unit in enumerate(self.chain):
+                if whitens and index in first_steps:
+                    assert isinstance(unit.bijector, Composition)
+                    conv = unit.bijector.bijectors[1]
+                    assert isinstance(conv, Conv1x1)
+                    whiten(conv, lambda: (x for x, *_ in states))
                 initialize_part(unit, partial(advance, unit), states, f"chain.{index}")
 
 
