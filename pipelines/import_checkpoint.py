@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     check_output(output)
     model, tensors = from_rosinality(read_state_dict(config.path), config.image_size, config.num_bits)
     print(
-        f"L {model.num_levels}, K {model.num_steps_per_level}, width {model.hidden_channels}, {model.coupling}, "
+        f"L {model.num_levels}, K {model.steps_text}, width {model.hidden_channels}, {model.coupling}, "
         f"1x1 convolutions {model.permutation}; {config.image_size} x {config.image_size}, {config.num_bits} bits"
     )
     state = State(step=0, images_seen=0)

@@ -131,12 +131,12 @@ def _config(theirs: Mapping[str, Tensor], image_size: int, num_bits: int) -> Mod
 def _convert(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for level in range(config.num_levels):
-        first = level * (config.num_steps_per_level + 2)  # the squeeze
-        for step in range(config.num_steps_per_level):
+        first = level * (config.steps[level] + 2)  # the squeeze
+        for step in range(config.steps[level]):
             prefix = f"chain.{first + 1 + step}.bijector.bijectors"
             for name, tensor in _convert_step(theirs, f"blocks.{level}.flows.{step}", config).items():
                 ours[f"{prefix}.{name}"] = tensor
-        prior, source = f"chain.{first + 1 + config.num_steps_per_level}.bijector.conv", f"blocks.{level}.prior"
+        prior, source = f"chain.{first + 1 + config.steps[level]}.bijector.conv", f"blocks.{level}.prior"
         ours |= {
             f"{prior}.weight": theirs[f"{source}.conv.weight"],
             f"{prior}.bias": theirs[f"{source}.conv.bias"],

@@ -102,13 +102,13 @@ class Glow(nn.Module):
         self.levels: list[range] = []
         self.state_shapes: list[tuple[int, int, int]] = []
         channels, height, width = config.image_shape
-        for level in range(config.num_levels):
+        for level, num_steps in enumerate(config.steps):
             self.state_shapes.append((channels, height, width))
             shape = channels, height, width = 4 * channels, height // 2, width // 2
-            self.state_shapes += [shape] * (config.num_steps_per_level + 1)
+            self.state_shapes += [shape] * (num_steps + 1)
             units.append(Unit(Squeeze()))
-            units.extend(Unit(flow_step(shape, index, config)) for index in range(config.num_steps_per_level))
-            self.levels.append(range(len(units) - 1 - config.num_steps_per_level, len(units) + 1))
+            units.extend(Unit(flow_step(shape, index, config)) for index in range(num_steps))
+            self.levels.append(range(len(units) - 1 - num_steps, len(units) + 1))
             is_last = level == config.num_levels - 1
             num_latent = channels if is_last else channels // 2
             units.append(Unit(top_prior(channels, config) if is_last else split_prior(channels, config), num_latent))
