@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 from glow.cli import parse_config, run_stage
 from glow.config import ExploreRun
@@ -13,6 +13,7 @@ from glow.editing.attributes import TABLE, load_directions
 from glow.editing.choosing import Data
 from glow.execution.precision import use_exact_float32
 from glow.explore.answers import Answers
+from glow.explore.repairs import Repairs
 from glow.trained.images import TrainedGlow
 from glow.training.checkpoints.manager import find_checkpoint, run_directory
 from glow.training.checkpoints.models import load_model
@@ -29,30 +30,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     config = parse_config(ExploreRun, argv, "explore")
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    page = build(config)
     login = None
     if config.host not in LOCAL:
         login = "glow", secrets.token_urlsafe(9)
         print(f"user {login[0]}, password {login[1]}")
-    from glow.explore.page import serve  # needs Gradio, which build has looked for
-
-    serve(page, config.host, config.port, login)
-
-
-def build(config: ExploreRun) -> Any:
-    """Load the model and its data, and return the page."""
     try:
-        from glow.explore.page import build_page
+        from glow.explore.page import build_page, serve
     except ModuleNotFoundError as error:
         raise ValueError("the page needs Gradio: pip install 'glow-flows[explore]'") from error
     checkpoint = find_checkpoint(config.checkpoint, config.which, config.weights)
+    with Repairs(checkpoint, config.weights, config.dtype) as repairs:
+        serve(build_page(open_answers(config, checkpoint, repairs)), config.host, config.port, login)
+
+
+def open_answers(config: ExploreRun, checkpoint: Path, repairs: Repairs) -> Answers:
+    """Load the model, its data, and the directions of attributes, if there are any."""
     run, state = read_config(checkpoint), read_state(checkpoint)
     use_exact_float32()
     model = TrainedGlow(load_model(checkpoint, weights=config.weights, dtype=config.dtype), state.classes)
     data = Data(model, config.data or run.data.path, run.data.size)
-    folder = run_directory(checkpoint) / "edit" / f"step-{state.step:08d}-attributes"
-    directions = load_directions(folder, model.glow.num_dims) if (folder / TABLE).is_file() else None
-    return build_page(Answers.of(config.checkpoint, data, directions))
+    folder = run_directory(checkpoint)
+    found = folder / "edit" / f"step-{state.step:08d}-attributes"
+    directions = load_directions(found, model.glow.num_dims) if (found / TABLE).is_file() else None
+    return Answers.of(config.checkpoint, folder, data, directions, repairs)
 
 
 if __name__ == "__main__":

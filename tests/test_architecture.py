@@ -54,7 +54,7 @@ ONLY_IN = {
     "pyarrow": {"glow.data.prepare.parquet"},
     "fsspec": {"glow.data.read.remote"},
     "huggingface_hub": {"glow.files.hub"},
-    "gradio": {"glow.explore.page", "pipelines.explore"},
+    "gradio": {"glow.explore.page", "glow.explore.tabs"},
     "triton": {"glow.networks.kernels"},
 }
 FILES = sorted([*Path("glow").rglob("*.py"), *Path("pipelines").rglob("*.py")])

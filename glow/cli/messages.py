@@ -77,6 +77,8 @@ def wanted(hint: Any) -> str:
         return " or ".join(wanted(part) for part in parts if part is not type(None))
     if typing.get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, parts))}"
+    if typing.get_origin(hint) is tuple and parts[-1] is Ellipsis:
+        return "a list of them, as in '[8, 8]'"
     if typing.get_origin(hint) is tuple:
         return f"{len(parts)} integers, as in '[{', '.join('8' * len(parts))}]'"
     if typing.get_origin(hint) is list:

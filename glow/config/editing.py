@@ -132,7 +132,7 @@ class EditRun(CheckpointChoice):
 
 @dataclass(frozen=True, kw_only=True)
 class ExploreRun(CheckpointChoice):
-    """Show a trained model of images as a web page on this machine: samples, your image, mixes, attributes.
+    """Show a trained model of images as a web page: samples, your image, mixes, attributes, repairs, its training.
 
     It prints the address. Other machines cannot reach it, unless host says so; then it wants a password, which it
     prints.

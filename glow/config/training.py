@@ -62,8 +62,8 @@ class TrainConfig:
     takes the whole share in any case, without gradients."""
     whitening_images: int | None = None
     """Begin with flow steps that know the data: from this many training images, the first 1x1 convolution in each level
-    is set so that its outputs are uncorrelated with variance 1. Likelihoods are better after a short training. Take 500
-    or more. Default: random rotations, as in the paper."""
+    is set so that its outputs are uncorrelated with variance 1 (principal components). Likelihoods are better after a
+    short training. Some hundred are enough. Default: random rotations, as in the paper."""
     seed: int = 0
     """Seed of the initial weights, the order of the data, the augmentation and the dequantisation noise."""
     ema_decay: float = 0.999

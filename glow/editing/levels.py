@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from glow.editing.interpolate import Path, blend
+from glow.editing.reconstruct import likeliest_labels
 from glow.sampling.images import latent_noise
 from glow.trained.images import TrainedGlow
 
@@ -26,6 +28,29 @@ def mix_levels(a: Sequence[Tensor], b: Sequence[Tensor], levels: Sequence[int]) 
     """
     check_levels(levels, len(a))
     return [b[number] if number + 1 in levels else a[number] for number in range(len(a))]
+
+
+def mixture(
+    model: TrainedGlow, images: Tensor, weight: float, path: Path = "spherical", levels: Sequence[int] = ()
+) -> tuple[Tensor, Tensor | None]:
+    """Return a point on the path between two images, with some levels of the second one: uint8 ``[1, C, H, W]``.
+
+    Args:
+        model: The model.
+        images: uint8 ``[2, C, H, W]``.
+        weight: 0 for the first image, 1 for the second.
+        path: How to go from one to the other.
+        levels: Levels that are those of the second image, whatever the weight.
+
+    Returns:
+        The image; and of a class-conditional model its class, which is the most probable one of the first image.
+    """
+    labels = likeliest_labels(model, images)
+    latents = model.encode(images, labels=labels)
+    between = blend([z[0] for z in latents], [z[1] for z in latents], weight, path)
+    mixed = mix_levels([z[None] for z in between], [z[1:] for z in latents], levels)
+    label = None if labels is None else labels[:1]
+    return model.decode(mixed, labels=label), label
 
 
 def draw_latents(model: TrainedGlow, count: int, seed: int, temperature: float | Sequence[float] = 1.0) -> list[Tensor]:

@@ -64,6 +64,13 @@ def sheet(
     return page
 
 
+def column_of(x: int, y: int, columns: int, image: Tensor) -> int | None:
+    """Return the number of the image that a pixel of a plain ``sheet`` of images like ``image`` shows, or None."""
+    tile = enlarged(image)
+    column, row = (x - GAP // 2) // (tile.width + GAP), (y - GAP // 2) // (tile.height + GAP)
+    return row * columns + column if 0 <= column < columns and row >= 0 else None
+
+
 def png_bytes(picture: Image.Image) -> bytes:
     """Return a picture as PNG."""
     content = io.BytesIO()
