@@ -49,6 +49,7 @@ ONLY_IN = {
         "glow.benchmarking.contestants",
     },
     "torch.utils.tensorboard": {"glow.training.board"},
+    "tensorboard": {"glow.training.board"},
     "sklearn": {"glow.data.prepare.digits", "glow.inference.logistic"},
     "normflows": {"glow.benchmarking.peers"},
     "pyarrow": {"glow.data.prepare.parquet"},

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import numpy as np
 from torch import nn
 
-from glow.config import TrainRun
+from glow.config import TrainRun, config_to_dict
 from glow.console import Progress
 from glow.training.board import Value
-from glow.training.metrics import MetricsLog, Scale, config_text
+from glow.training.metrics import MetricsLog, Scale
 
 Preview = Callable[[nn.Module], Mapping[str, float | np.ndarray]]
 
@@ -26,7 +26,7 @@ class Display:
         self._scale = scale
         self._num_steps = run.train.num_steps
         self._stack = ExitStack()
-        self._log = self._stack.enter_context(MetricsLog(run.output, start_step, config_text(run)))
+        self._log = self._stack.enter_context(MetricsLog(run.output, start_step, config_to_dict(run)))
         item = "vector" if run.is_of_vectors or run.target.source else "image"
         progress = Progress(self._num_steps, "step", initial=start_step, rated=(item, run.train.batch_size))
         self._progress = self._stack.enter_context(progress)

@@ -57,18 +57,18 @@ class MetricsLog:
     Args:
         run: The run directory.
         start_step: Steps made before.
-        description: A text that TensorBoard shows.
+        config: The configuration, for TensorBoard.
     """
 
-    def __init__(self, run: str | Path, start_step: int, description: str = "") -> None:
+    def __init__(self, run: str | Path, start_step: int, config: Mapping[str, Any] | None = None) -> None:
         self.path = Path(run) / METRICS_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept if start_step))
         self._file = self.path.open("a", buffering=1)
         self._board = Board(Path(run) / "tensorboard", start_step)
-        if description:
-            self._board.describe(description)
+        if config:
+            self._board.describe(config)
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Write numbers to both places, images (uint8 ``[H, W, 3]``) only to TensorBoard, texts only to the file."""
