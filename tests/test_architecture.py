@@ -45,6 +45,7 @@ ONLY_IN = {
         "glow.training.progress",
         "glow.training.drift",
         "glow.training.skipped",
+        "glow.training.trackers",
         "pipelines.train",
         "glow.benchmarking.contestants",
     },
