@@ -195,7 +195,8 @@ class TrainRun:
     """Parameters that stay as they are: names of parameters or modules of the model, separated by commas. * stands for
     any text, and 0-40 for the numbers from 0 to 40, as in chain.0-40. Default: all parameters are trained."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "aim"], ...] = ("tensorboard",)
-    """Programs that show the metrics, each by its own package: [tensorboard, wandb]. metrics.jsonl is always written."""
+    """Programs that show the metrics, each by its own package, as in [tensorboard, wandb]. metrics.jsonl is always
+    written."""
     tracker_project: str = "glow"
     """Project of the run in wandb and trackio, experiment in mlflow, name of the run in aim."""
 
