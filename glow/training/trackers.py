@@ -102,7 +102,7 @@ def _start(name: str, run: TrainRun, known: str | None) -> tuple[GeneralTracker,
     try:
         tracker = LOGGER_TYPE_TO_CLASS[name](run.tracker_project, **options)
         tracker.start()
-        if known is None:
+        if known is None or name != "mlflow":  # which takes no second value of a parameter
             tracker.store_init_configuration(_description(run))
     except Exception as error:
         raise ValueError(f"trackers: {name} does not start: {_line(error)}") from error
