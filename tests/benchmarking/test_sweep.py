@@ -1,6 +1,7 @@
 """Variations of a configuration: trained, measured, compared; stopped and gone on with."""
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -31,19 +32,23 @@ def arguments(folder, dataset, *extra):
     return ["--variations", str(folder / "sweep.yaml"), "--data", str(dataset), "--output", str(folder / "out"), *extra]
 
 
-def test_all_combinations_are_trained_once_measured_and_compared(dataset, tmp_path, monkeypatch):
+def test_all_combinations_are_trained_once_measured_and_compared(dataset, tmp_path, monkeypatch, reset_accelerate):
+    def call(stage, options):  # in this process, which has imported torch already
+        reset_accelerate()
+        importlib.import_module(f"pipelines.{stage}").main(options)
+
+    monkeypatch.setattr(sweep, "call", call)
     (tmp_path / "sweep.yaml").write_text(FILE.replace("affine, additive", "affine"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     sweep.main(arguments(tmp_path, dataset, "--index", "1"))
     out = tmp_path / "out"
-    rows = list(csv.DictReader((out / "sweep.csv").open()))
+    rows = list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))
     assert [row["bits/dim"] == "not finished" for row in rows] == [False, True]
     second = out / "optimizer.lr-0.01-model.coupling-affine"
     times = {path: path.stat().st_mtime_ns for path in second.rglob("*.safetensors")}
     sweep.main(arguments(tmp_path, dataset))
     assert times
     assert {path: path.stat().st_mtime_ns for path in second.rglob("*.safetensors")} == times
-    rows = list(csv.DictReader((out / "sweep.csv").open()))
+    rows = list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))
     assert {row["optimizer.lr"] for row in rows} == {"0.001", "0.01"}
     for row in rows:
         measured = json.loads((out / row["run"] / "report/sweep-validation/bpd.json").read_text())

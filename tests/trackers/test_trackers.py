@@ -96,6 +96,6 @@ def test_a_tracker_gets_each_step_once_with_configuration_and_environment(datase
     for (_, values), line in zip(ours, read_metrics(tmp_path / "run"), strict=True):
         keys = {key for key in line if not key.endswith(("_s", "_bytes", "step"))}
         assert {key: values[key] for key in keys} == pytest.approx({key: line[key] for key in keys})
-    assert config["optimizer.lr"] == pytest.approx(0.001)
+    assert config["optimizer.lr"] == pytest.approx(0.002)
     assert config["environment.python"].startswith("3.")
     assert not (tmp_path / "run/tensorboard").exists()
