@@ -16,7 +16,6 @@ import numpy as np
 
 from glow.config import TrainRun, flatten, path_part
 from glow.evaluation.likelihood import Estimate
-from glow.evaluation.table import cell
 from glow.files.limits import JSON_BYTES, YAML_BYTES
 from glow.files.reading import parse_json, parse_yaml, read_file
 from glow.files.schema import from_plain
@@ -182,6 +181,5 @@ def as_markdown(rows: Sequence[Sequence[str]]) -> str:
 def as_csv(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as CSV."""
     text = io.StringIO()
-    # Of options, names and texts alone: a difference that begins with + or - stays a number.
-    csv.writer(text, lineterminator="\n").writerows([[cell(row[0]), *row[1:]] for row in rows])
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -90,9 +90,13 @@ def test_all_layouts_and_memory_modes_agree(dataset, first, alone, tmp_path, wor
         assert all(torch.equal(a[key], b[key]) for key in a if is_frozen(key)), kind
 
 
-def test_it_resumes_bitwise_with_the_same_frozen_parameters_alone(dataset, first, tmp_path):
+def test_it_resumes_bitwise_with_the_same_frozen_parameters_alone(dataset, first, tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.main(frozen(dataset, first, whole))
+    weights = read_tensors(find_checkpoint(whole), "model")
+    fixed = ("initialized", "permutation", "sign", "mask")
+    trained = sum(value.numel() for name, value in weights.items() if not (is_frozen(name) or name.endswith(fixed)))
+    assert f" parameters, {trained:,} of them trained; 1 process" in capsys.readouterr().out
     train.main(frozen(dataset, first, parts, "--train.num_steps", "2"))
     with pytest.raises(ValueError, match=r"freeze: 'chain.2', but the run in .* started with 'chain.0-1"):
         train.main(frozen(dataset, first, parts, "--freeze", "chain.2"))
