@@ -3,10 +3,11 @@
 # make digits-model: trains the model that comes with glow anew, about 3 minutes; it is then in glow/shipped.
 # make test-gpu: what only a GPU can show; make test hides GPUs.
 # make test-slurm: the job scripts on a real SLURM that it starts on this machine; as root, about 5 minutes.
+# make test-trackers: wandb and trackio without a network, in environments of their own, about 2 minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: digits-model demo test test-gpu test-slurm check lint types docs clean
+.PHONY: digits-model demo test test-gpu test-slurm test-trackers check lint types docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m pipelines.demo
@@ -22,6 +23,16 @@ test: .venv/test
 
 test-gpu: .venv/test
 	$(BIN)/python -m pytest tests/gpu
+
+# Each in an environment of its own over .venv, for their dependencies need not agree with those of glow.
+test-trackers: .venv/test
+	for name in wandb trackio; do \
+		$(BIN)/python -m venv build/trackers/$$name && \
+		$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+			> "$$(build/trackers/$$name/bin/python -c 'import site; print(site.getsitepackages()[0])')/glow.pth" && \
+		build/trackers/$$name/bin/python -m pip install --quiet $$name && \
+		build/trackers/$$name/bin/python -m pytest tests/trackers -m trackers -k $$name || exit 1; \
+	done
 
 test-slurm: .venv/test
 	$(BIN)/python -m pytest tests/slurm -m slurm

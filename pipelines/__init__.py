@@ -22,6 +22,7 @@ from glow.config import (
     RaceRun,
     SampleRun,
     ScoreRun,
+    SweepRun,
     TrainRun,
 )
 
@@ -46,6 +47,7 @@ STAGES = {
     "plan": Stage(PlanRun, "predict the memory of a training and recommend how to run it"),
     "benchmark": Stage(BenchmarkRun, "measure the speed and memory of a model on this machine"),
     "race": Stage(RaceRun, "train several models for the same CPU time and compare their bits/dim"),
+    "sweep": Stage(SweepRun, "train variations of a configuration and compare them in a table"),
     "infer": Stage(InferRun, "fit a flow to an unnormalised log-density"),
     "policy": Stage(PolicyRun, "train flows as policies by soft actor-critic"),
     "export": Stage(ExportRun, "write a trained model as a folder for others and for the Hugging Face Hub"),

@@ -79,8 +79,7 @@ def train_locked(task: Task, stop: StopRequest, accelerator: Accelerator) -> Non
     if accelerator.is_main_process:
         forget_stop(run.output)
         write_record(run, accelerator.device, accelerator.num_processes)
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        print(describe_training(run, num_parameters, accelerator.num_processes, accelerator.device), flush=True)
+        print(describe_training(run, model, accelerator.num_processes, accelerator.device), flush=True)
     layout = lay_out(model, run, placement, accelerator)
     facts = start_facts(task, found, accelerator)
     trainer = Trainer(layout, model.num_dims, run, accelerator, data, task.scale, facts)

@@ -3,7 +3,7 @@
 from glow.config.data import DataConfig, TargetConfig, VectorDataConfig
 from glow.config.editing import EditRun, ExploreRun
 from glow.config.fields import config_to_dict, flatten, require
-from glow.config.measuring import BenchmarkRun, PlanRun, RaceRun
+from glow.config.measuring import BenchmarkRun, PlanRun, RaceRun, SweepRun
 from glow.config.model import FlowConfig, ModelConfig
 from glow.config.naming import options_suffix, path_part, temperature_text
 from glow.config.policy import LearnerConfig, PolicyRun
@@ -50,6 +50,7 @@ __all__ = [
     "RaceRun",
     "SampleRun",
     "ScoreRun",
+    "SweepRun",
     "TargetConfig",
     "TrainConfig",
     "TrainRun",

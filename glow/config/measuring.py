@@ -1,4 +1,4 @@
-"""Options of plan, benchmark and race."""
+"""Options of plan, benchmark, race and sweep."""
 
 from __future__ import annotations
 
@@ -109,3 +109,29 @@ class RaceRun:
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         is_fine = len(set(self.seeds)) == len(self.seeds) >= 1 and min(self.seeds) >= 0
         require(is_fine, "seeds", list(self.seeds), "give one or more different numbers, 0 or more")
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """Train variations of a configuration, measure each, and compare them in a table.
+
+    Each variation is a run of its own in the output directory. The table (sweep.md, sweep.csv) has what differs between
+    them, their bits/dim and their cost. The same command again goes on with what is not finished.
+    """
+
+    variations: str
+    """YAML file of the variations: base (a configuration), options (of every run), grid (every combination of values)
+    and runs (single ones)."""
+    data: str
+    """Prepared data set, for all runs."""
+    output: str = "runs/sweep"
+    """Directory of the runs and of the table."""
+    split: str = "validation"
+    """Split that is measured. Choose by validation; read test once."""
+    index: int | None = None
+    """Number of the one variation to train, from 0 on, as the task of an array of jobs does. Default: all, one after
+    the other."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.index is None or self.index >= 0, "index", self.index, "give 0 or more")

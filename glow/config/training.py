@@ -192,10 +192,25 @@ class TrainRun:
     """Start from the weights of a trained model of images instead of random ones: runs/NAME, a checkpoint, an exported
     model, hf://USER/NAME[@REVISION], or digits. With no options of model, its model is taken. Data, optimiser and steps
     are new. Default: random weights."""
+    init_actnorm: bool = False
+    """With init_from: set bias and scale of all ActNorms again, from the first batch of the new data, as in a new
+    training. Default: they keep those of the trained model."""
+    freeze: str | None = None
+    """Parameters that stay as they are: names of parameters or modules of the model, separated by commas. * stands for
+    any text, and 0-40 for the numbers from 0 to 40, as in chain.0-40. Default: all parameters are trained."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "aim"], ...] = ("tensorboard",)
+    """Programs that show the metrics, each by its own package, as in [tensorboard, wandb]. metrics.jsonl is always
+    written."""
+    tracker_project: str = "glow"
+    """Project of the run in wandb and trackio, experiment in mlflow, name of the run in aim."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require_utf8("output", self.output)
+        distinct = len(set(self.trackers)) == len(self.trackers)
+        require(distinct, "trackers", self.trackers, "give each one once")
+        advice = "leave it out, or give init_from: a new training initialises them in any case"
+        require(self.init_from is not None or not self.init_actnorm, "init_actnorm", True, advice)
         require(self.anchor_every >= 0, "anchor_every", self.anchor_every, "give 0 or more")
         require(self.max_drift is None or self.max_drift > 0, "max_drift", self.max_drift, "give a number above 0")
         require(

@@ -78,7 +78,11 @@ class ChainRunner:
         tape: Tape | None = None
         for unit in units:
             is_rebuilt = (
-                self.mode == "reversible" and torch.is_grad_enabled() and isinstance(unit.bijector, Composition)
+                self.mode == "reversible"
+                and torch.is_grad_enabled()
+                and isinstance(unit.bijector, Composition)
+                # The backward pass does not come to frozen steps at the beginning of the chain.
+                and (x.requires_grad or any(p.requires_grad for p in unit.bijector.parameters()))
             )
             if tape is not None and not (is_rebuilt and tape.num_steps != self.anchor_every):
                 tape.state, tape = x.detach(), None
@@ -134,14 +138,14 @@ class _RebuiltStep(torch.autograd.Function):
         grad_z, grad_log_prob = gradients
         state = ctx.tape.state
         parameters = list(ctx.step.parameters())
-        collected: dict[nn.Parameter, Tensor] = {}
+        collected: dict[nn.Parameter, Tensor | None] = {}
         for bijector in reversed(ctx.step.parts):
             with torch.enable_grad(), torch.autocast(state.device.type, enabled=False):
                 leaf, state, z, logdet = bijector.replay(state, ctx.context)
-            own = list(bijector.parameters())
+            own = [parameter for parameter in bijector.parameters() if parameter.requires_grad]
             outputs = [(z, grad_z)] + ([(logdet, grad_log_prob)] if logdet.requires_grad else [])
             values, weights = zip(*outputs, strict=True)
             grad_z, *grads = torch.autograd.grad(values, [leaf, *own], weights, allow_unused=True)
             collected |= dict(zip(own, grads, strict=True))
         ctx.tape.rebuilt(ctx.number, state)
-        return None, None, None, grad_z, grad_log_prob, *(collected[parameter] for parameter in parameters)
+        return None, None, None, grad_z, grad_log_prob, *(collected[p] if p.requires_grad else None for p in parameters)

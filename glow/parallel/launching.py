@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from glow.config import TrainRun
@@ -19,8 +20,12 @@ def build_accelerator(run: TrainRun) -> Accelerator:
     """Build the Accelerator of this process.
 
     Raises:
-        ValueError: when the launcher and the configuration disagree: on the precision or the number of processes.
+        ValueError: when the launcher and the configuration disagree: on the precision or the number of processes; or
+            when a tracker is not installed.
     """
+    for name in run.trackers:
+        if name not in {kind.value for kind in get_available_trackers()}:
+            raise ValueError(f"trackers: {name} is not installed; type pip install {name}, or leave it out")
     _check_precision(run)
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=run.parallel.timeout_s))
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)

@@ -29,11 +29,20 @@ class Pipelined:
 
     Source: Narayanan et al. 2021 (PipeDream-2BW, arXiv 2006.09503), section 2; Huang et al. 2019 (GPipe, arXiv
     1811.06965).
+
+    Raises:
+        ValueError: when all parameters of a stage are frozen.
     """
 
     def __init__(
         self, model: Glow, placement: Placement, accelerator: Accelerator, run: TrainRun, stages: Sequence[range]
     ) -> None:
+        for number, units in enumerate(stages, 1):
+            if not any(p.requires_grad for index in units for p in model.chain[index].parameters()):
+                raise ValueError(
+                    f"freeze: no parameter of stage {number} of {len(stages)} is left to train; give fewer "
+                    "parallel.stages"
+                )
         self.model = model
         self.placement = placement
         self.num_copies = placement.num_replicas

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from glow.config import TrainRun
 from glow.planning.measuring import measure_step
@@ -86,10 +87,13 @@ def advice(ways: Sequence[Option], best: Option | None) -> str:
     )
 
 
-def describe_training(run: TrainRun, num_parameters: int, num_processes: int, device: torch.device) -> str:
+def describe_training(run: TrainRun, model: nn.Module, num_processes: int, device: torch.device) -> str:
     """Return the size of a model, and the part of each process unless each has the whole model."""
     processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
-    text = f"{num_parameters:,} parameters; {processes} on {device}"
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    frozen = f", {num_trained:,} of them trained" if num_trained < num_parameters else ""
+    text = f"{num_parameters:,} parameters{frozen}; {processes} on {device}"
     if run.parallel.mode == "ddp":
         return text
     images = run.train.microbatch_size or run.train.batch_size * (run.parallel.stages or 1) // num_processes

@@ -7,9 +7,14 @@ import statistics
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from torch.utils.tensorboard import SummaryWriter
+
+from glow.config import flatten
 
 PARTS = ("train", "validation")  # lines of one chart
 LIKELIHOODS = ("bits_per_dim", "elbo_nats")
@@ -36,9 +41,16 @@ class Board:
         self._excepthook = threading.excepthook
         self._writer("")
 
-    def describe(self, text: str) -> None:
-        """Show a text, such as the configuration."""
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """Show a configuration: as a text, and as the hyperparameters of this run in TensorBoard's table of all runs.
+
+        The table has the last value of each chart beside them, such as the bits/dim of validation.
+        """
+        text = yaml.safe_dump(dict(config), sort_keys=False)
         self._writer("").add_text("config", "".join(f"    {line}\n" for line in text.splitlines()), self._start_step)
+        given = {name: value for name, value in flatten(config).items() if value is not None}
+        plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in given.items()}
+        self._writer("").file_writer.add_summary(hparams_pb(plain))  # type: ignore[no-untyped-call]
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Write numbers, and images (uint8 ``[H, W, 3]``)."""

@@ -8,16 +8,17 @@ from contextlib import ExitStack
 import numpy as np
 from torch import nn
 
-from glow.config import TrainRun
+from glow.config import TrainRun, config_to_dict
 from glow.console import Progress
 from glow.training.board import Value
-from glow.training.metrics import MetricsLog, Scale, config_text
+from glow.training.metrics import MetricsLog, Scale
+from glow.training.trackers import Trackers
 
 Preview = Callable[[nn.Module], Mapping[str, float | np.ndarray]]
 
 
 class Display:
-    """Writes metrics.jsonl and TensorBoard, and shows the progress. One process of a training has it.
+    """Writes metrics.jsonl, TensorBoard and other trackers, and shows the progress. One process of a training has it.
 
     A context manager.
     """
@@ -26,7 +27,10 @@ class Display:
         self._scale = scale
         self._num_steps = run.train.num_steps
         self._stack = ExitStack()
-        self._log = self._stack.enter_context(MetricsLog(run.output, start_step, config_text(run)))
+        self._trackers = self._stack.enter_context(Trackers(run, start_step))
+        has_board = "tensorboard" in run.trackers
+        log = MetricsLog(run.output, start_step, config_to_dict(run), has_board=has_board)
+        self._log = self._stack.enter_context(log)
         item = "vector" if run.is_of_vectors or run.target.source else "image"
         progress = Progress(self._num_steps, "step", initial=start_step, rated=(item, run.train.batch_size))
         self._progress = self._stack.enter_context(progress)
@@ -43,6 +47,7 @@ class Display:
         """Write the metrics of a finished step, if there are any."""
         if values:
             self._log.write(step, values)
+            self._trackers.write(step, values)
 
     def show(self, step: int, loss: float, values: Mapping[str, Value]) -> None:
         """Show a finished step: its loss, in the unit of the reports, and its metrics if it was validated."""

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from glow.parallel.tensors import laid_out_like, local
+from glow.training.freezing import trained_parameters
 
 
 class EMA:
-    """Averages the parameters of a model, by name; buffers are not averaged.
+    """Averages the parameters of a model, by name; buffers and frozen parameters are not averaged.
 
     The decay after ``t`` updates is ``min(decay, (1 + t) / (10 + t))``, so that the first weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self.average = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
 
     def weight(self, step: int) -> float:
         """Return the weight of the parameters after ``step`` optimiser steps in the averages."""
@@ -28,7 +29,7 @@ class EMA:
     @torch.no_grad()
     def update(self, model: nn.Module, weight: float | Tensor) -> None:
         """Include the parameters in the averages, with this weight."""
-        current = [local(parameter.detach()) for _, parameter in model.named_parameters()]
+        current = [local(parameter.detach()) for parameter in trained_parameters(model).values()]
         averages = [local(average) for average in self.average.values()]
         if isinstance(weight, Tensor):  # torch's lerp takes numbers of the host alone
             torch._foreach_add_(averages, torch._foreach_mul(torch._foreach_sub(current, averages), weight))
@@ -38,7 +39,7 @@ class EMA:
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Put the averages into the model for a while; put its parameters back at the end."""
-        raw = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        raw = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
         self._copy(self.average, model)
         try:
             yield
@@ -57,5 +58,5 @@ class EMA:
     @staticmethod
     @torch.no_grad()
     def _copy(values: dict[str, Tensor], model: nn.Module) -> None:
-        for name, parameter in model.named_parameters():
+        for name, parameter in trained_parameters(model).items():
             parameter.copy_(values[name])

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from glow.files.writing import write_whole
 from glow.training.board import Board, Value
 
 METRICS_FILE = "metrics.jsonl"
+ENVIRONMENT_FILE = "environment.json"
 
 
 @dataclass(frozen=True)
@@ -57,34 +58,39 @@ class MetricsLog:
     Args:
         run: The run directory.
         start_step: Steps made before.
-        description: A text that TensorBoard shows.
+        config: The configuration, for TensorBoard.
+        has_board: Whether TensorBoard gets the values.
     """
 
-    def __init__(self, run: str | Path, start_step: int, description: str = "") -> None:
+    def __init__(
+        self, run: str | Path, start_step: int, config: Mapping[str, Any] | None = None, *, has_board: bool = True
+    ) -> None:
         self.path = Path(run) / METRICS_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept if start_step))
         self._file = self.path.open("a", buffering=1)
-        self._board = Board(Path(run) / "tensorboard", start_step)
-        if description:
-            self._board.describe(description)
+        self._board = Board(Path(run) / "tensorboard", start_step) if has_board else None
+        if self._board and config:
+            self._board.describe(config)
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Write numbers to both places, images (uint8 ``[H, W, 3]``) only to TensorBoard, texts only to the file."""
         line = {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}
         with self._writing():
             self._file.write(json.dumps({"step": step, **line}) + "\n")
-            self._board.write(step, values)
+            if self._board:
+                self._board.write(step, values)
 
     def __enter__(self) -> MetricsLog:
         """Return the log itself."""
-        self._board.__enter__()
+        if self._board:
+            self._board.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Close both."""
-        with self._writing(), self._board, self._file:
+        with self._writing(), self._board or nullcontext(), self._file:
             pass
 
     @contextmanager
@@ -140,7 +146,7 @@ def config_text(run: TrainRun) -> str:
 
 def write_environment(run: str | Path, device: torch.device, num_processes: int) -> None:
     """Write environment.json."""
-    path = Path(run) / "environment.json"
+    path = Path(run) / ENVIRONMENT_FILE
     write_whole(path, json.dumps(describe_environment(device, num_processes), indent=1) + "\n")
 
 

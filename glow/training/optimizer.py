@@ -10,12 +10,17 @@ from torch import Tensor, nn
 
 from glow.config import OptimizerConfig
 from glow.parallel.tensors import laid_out_like
+from glow.training.freezing import trained_parameters
 from glow.training.muon import Muon
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Build the optimiser of a configuration, fused where torch has fused kernels for CPU and GPU."""
-    parameters, betas = list(parameters), (config.beta1, config.beta2)
+    """Build the optimiser of a configuration, fused where torch has fused kernels for CPU and GPU.
+
+    Frozen parameters are left out.
+    """
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    betas = (config.beta1, config.beta2)
     # Capturable: learning rate and numbers of steps lie on the GPU, so that a step can be recorded.
     options: dict[str, Any] = {"weight_decay": config.weight_decay, "capturable": parameters[0].is_cuda}
     match config.name:
@@ -36,7 +41,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
     """Return the optimiser's state as tensors named ``<parameter>/<entry>``."""
     return {
         f"{name}/{entry}": torch.as_tensor(value)
-        for name, parameter in model.named_parameters()
+        for name, parameter in trained_parameters(model).items()
         for entry, value in optimizer.state[parameter].items()
     }
 
@@ -46,7 +51,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
 
     torch moves each tensor to the device where its optimisers want it.
     """
-    parameters = dict(model.named_parameters())
+    parameters = trained_parameters(model)
     numbers = {name: number for number, name in enumerate(parameters)}
     state: dict[int, dict[str, Tensor]] = {number: {} for number in numbers.values()}
     for key, tensor in tensors.items():

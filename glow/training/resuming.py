@@ -26,6 +26,8 @@ INCIDENTAL = (
     "data.num_workers",
     "time_limit",
     "num_processes",
+    "trackers",
+    "tracker_project",
     "parallel.timeout_s",
 )
 # Options that decide the model, the data, its order, and the state of the optimiser.
@@ -40,6 +42,8 @@ FIXED = (
     "data.stream",
     "data.label",
     "init_from",
+    "init_actnorm",
+    "freeze",
     "train.seed",
     "train.batch_size",
     "optimizer.name",

@@ -20,6 +20,7 @@ from glow.parallel.agreement import decided_by_main, read_by_main
 from glow.training.batch import TrainingBatch
 from glow.training.checkpoints.models import load_weights
 from glow.training.checkpoints.reading import read_tensors
+from glow.training.freezing import freeze
 from glow.training.initial import initial_sha256, initial_weights
 from glow.training.resuming import Resumption
 from glow.training.stop import StopRequest
@@ -32,7 +33,7 @@ def start(
     """Return the model and its next batches: of a checkpoint, or of a new training (a collective).
 
     A new model takes its ActNorm statistics from the first global batch. One that starts from a trained model keeps
-    its own.
+    its own, unless ``init_actnorm`` is set.
 
     Raises:
         ValueError: when the first batch does not come, and the training is asked to stop; or the weights of init_from
@@ -46,10 +47,11 @@ def start(
         checkpoint = found.checkpoint
         weights = read_by_main(partial(read_tensors, checkpoint, "model", is_verified=True), accelerator)
         load_weights(model, weights, checkpoint)
-    elif task.run.init_from is not None:
+        return model, batches
+    if task.run.init_from is not None:
         weights = read_by_main(lambda: initial_weights(task.run), accelerator)
         load_weights(model, weights, Path(task.run.init_from))
-    else:
+    if task.run.init_from is None or task.run.init_actnorm:
         first = initialize(model, lambda: stop.next_of(batches), task.run.train)
         batches = itertools.chain(first, batches)
     return model, batches
@@ -76,9 +78,15 @@ def start_facts(task: Task, found: Resumption | None, accelerator: Accelerator) 
 
 
 def build_model(task: Task, accelerator: Accelerator) -> Model:
-    """Build the whole model with the random weights of ``train.seed``, on the device of this process."""
+    """Build the whole model with the random weights of ``train.seed``, on the device of this process.
+
+    Raises:
+        ValueError: when ``freeze`` does not fit the model.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.run.train.seed)
         model = task.build_model().to(accelerator.device)
     set_compute_dtype(model, NETWORK_DTYPES[accelerator.mixed_precision])
+    if task.run.freeze is not None:
+        freeze(model, task.run.freeze)
     return model

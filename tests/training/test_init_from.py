@@ -8,9 +8,12 @@ from training_runs import assert_same_checkpoint
 
 import glow
 from glow.config import DataConfig, PlanRun, TrainRun
+from glow.data.read.batch import Share
+from glow.models.glow import Glow
 from glow.training.checkpoints.exported import without_places
 from glow.training.checkpoints.manager import SHIPPED, find_checkpoint
 from glow.training.checkpoints.reading import read_config, read_state, read_tensors, sha256
+from glow.training.tasks.find import find_task
 from pipelines import plan, prepare, train
 
 MODEL = ["--model.num_levels", "2", "--model.num_steps_per_level", "1", "--model.hidden_channels", "4"]
@@ -62,6 +65,26 @@ def test_it_resumes_bitwise_without_the_first_run(dataset, first, tmp_path):
     assert read_state(find_checkpoint(parts)).init_sha256 == read_state(find_checkpoint(whole)).init_sha256
 
 
+def test_actnorms_are_set_again_from_the_first_batch_by_option(dataset, first, tmp_path):
+    init = ["--init_from", str(first), "--init_actnorm", "true", "--optimizer.lr", "1e-12"]
+    train.main(arguments(dataset, tmp_path / "run", *init, "--train.num_steps", "1"))
+    before, after = (
+        read_tensors(find_checkpoint(first), "ema"),
+        read_tensors(find_checkpoint(tmp_path / "run"), "model"),
+    )
+    weight, bias = "chain.1.bijector.bijectors.2.net.conv1.weight", "chain.1.bijector.bijectors.0.bias"
+    torch.testing.assert_close(after[weight], before[weight], rtol=0, atol=1e-6)
+    run = read_config(find_checkpoint(tmp_path / "run"))
+    batch = next(find_task(run).train_batches(0, Share()))
+    model = Glow(run.model)
+    model.load_state_dict(before)
+    model.initialize(*batch.inputs)
+    torch.testing.assert_close(after[bias], model.state_dict()[bias], rtol=0, atol=1e-6)
+    assert (after[bias] - before[bias]).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="init_actnorm: true is not allowed; leave it out, or give init_from"):
+        train.main(arguments(dataset, tmp_path / "other", "--init_actnorm", "true"))
+
+
 def test_the_shipped_model_goes_on_with_images_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prepare.main(["--source", "digits", "--output", "data", "--validation", "20", "--test", "1700", "--seed", "5",
@@ -75,6 +98,7 @@ def test_the_shipped_model_goes_on_with_images_of_ones_own(tmp_path, monkeypatch
 def test_an_export_names_the_first_model_without_its_place():
     for given, kept in (("/home/ann/runs/first", "first"), ("digits", "digits"), (None, None)):
         assert without_places(TrainRun("/home/ann/runs/x", init_from=given)).init_from == kept
+    assert without_places(TrainRun("x", trackers=("wandb",), tracker_project="secret")) == TrainRun("x")
 
 
 def test_plan_knows_its_model(first, dataset):

@@ -9,7 +9,12 @@ import torch
 import yaml
 from conftest import write_images
 from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 from training_runs import options
 
 from glow.config import PrepareRun
@@ -80,6 +85,36 @@ def test_tensorboard_opens_on_likelihood_images_and_speed(dataset, tmp_path):
     assert drawn[1] > 50
     (text,) = boards[""].Tensors("config/text_summary")
     assert "num_steps_per_level: " in text.tensor_proto.string_val[0].decode()
+
+
+def test_tensorboard_has_a_table_of_all_runs_with_hyperparameters_and_bits_per_dim(dataset, tmp_path):
+    for name, lr in (("a", "0.001"), ("b", "0.002")):
+        train_stage.main(options(dataset, tmp_path / name, "--optimizer.lr", lr, "--train.num_steps", "4"))
+    train_stage.main(options(dataset, tmp_path / "b", "--optimizer.lr", "0.002", "--train.num_steps", "8"))  # resumed
+    # What the page asks its server for.
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    provider = MultiplexerDataProvider(runs, str(tmp_path))
+    context = backend_context.Context(TBContext(data_provider=provider))
+    parts = ("validation", "train")
+    metrics = [api_pb2.MetricName(tag="1_likelihood/bits_per_dim", group=part) for part in parts]
+    request = api_pb2.ListSessionGroupsRequest(
+        start_index=0,
+        slice_size=9,
+        col_params=[api_pb2.ColParams(metric=metric) for metric in metrics],
+        allowed_statuses=[0, 1, 2, 3],
+    )
+    experiment = context.experiment_from_metadata(
+        RequestContext(), "", True, context.hparams_metadata(RequestContext(), ""), []
+    )
+    assert {"optimizer.lr", "train.num_steps", "model.coupling"} <= {info.name for info in experiment.hparam_infos}
+    handler = list_session_groups.Handler(RequestContext(), context, "", request)
+    groups = {group.hparams["optimizer.lr"].number_value: group for group in handler.run().session_groups}
+    assert sorted(groups) == [0.001, 0.002]
+    for lr, name in ((0.001, "a"), (0.002, "b")):
+        shown = {value.name.group: value.value for value in groups[lr].metric_values}
+        last = read_metrics(tmp_path / name)[-1]
+        for part in parts:
+            assert shown[part] == pytest.approx(last[f"{part}/bits_per_dim"])
 
 
 def test_two_trainings_in_one_run_directory_are_refused(dataset, tmp_path):

@@ -129,6 +129,8 @@ def without_places(run: TrainRun) -> TrainRun:
         init_from=run.init_from and name_of_place(run.init_from),
         data=data,
         vectors=vectors,
+        trackers=TrainRun.trackers,
+        tracker_project=TrainRun.tracker_project,
         time_limit=None,
         num_processes=None,
     )
