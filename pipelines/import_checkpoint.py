@@ -7,10 +7,17 @@ from pathlib import Path
 
 from glow.cli import parse_config, run_stage
 from glow.config import ImportRun, TrainRun
-from glow.importing.rosinality import from_rosinality, read_state_dict
+from glow.importing.chaiyujin import from_chaiyujin, from_y0ast
+from glow.importing.reading import read_state_dict
+from glow.importing.rosinality import from_rosinality
 from glow.training.checkpoints.manager import CheckpointManager, check_output
 from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
+
+IMPORTERS = {"rosinality": from_rosinality, "y0ast": from_y0ast, "chaiyujin": from_chaiyujin}
+KEYS = {"y0ast": "model", "chaiyujin": "graph"}
+"""Where in its files a program puts the state dict, if not alone."""
+OPTIONS = ("image_size", "num_bits", "image_range")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -21,10 +28,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if checkpoints.all():
         raise ValueError(f"{output}: holds checkpoints already; choose another --output")
     check_output(output)
-    model, tensors = from_rosinality(read_state_dict(config.path), config.image_size, config.num_bits)
+    options = {name: getattr(config, name) for name in OPTIONS if getattr(config, name) is not None}
+    model, tensors = IMPORTERS[config.format](read_state_dict(config.path, KEYS.get(config.format)), **options)
     print(
         f"L {model.num_levels}, K {model.num_steps_per_level}, width {model.hidden_channels}, {model.coupling}, "
-        f"1x1 convolutions {model.permutation}; {config.image_size} x {config.image_size}, {config.num_bits} bits"
+        f"1x1 convolutions {model.permutation}; images {list(model.image_shape or ())}, {model.num_bits} bits"
     )
     state = State(step=0, images_seen=0)
     saved = checkpoints.save(Snapshot({"model": tensors, "ema": tensors}, TrainRun(output, model=model), state))
