@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from glow.cli import parse_config, run_stage
-from glow.config import ImportRun, TrainRun
+from glow.config import ImportRun, ModelConfig, TrainRun
 from glow.importing.chaiyujin import from_chaiyujin, from_y0ast
+from glow.importing.normflows import from_normflows
 from glow.importing.reading import read_state_dict
 from glow.importing.rosinality import from_rosinality
 from glow.training.checkpoints.manager import CheckpointManager, check_output
 from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
 
-IMPORTERS = {"rosinality": from_rosinality, "y0ast": from_y0ast, "chaiyujin": from_chaiyujin}
+IMPORTERS: dict[str, Callable[..., tuple[ModelConfig, dict[str, Tensor]]]] = {
+    "rosinality": from_rosinality,
+    "y0ast": from_y0ast,
+    "chaiyujin": from_chaiyujin,
+    "normflows": from_normflows,
+}
 KEYS = {"y0ast": "model", "chaiyujin": "graph"}
 """Where in its files a program puts the state dict, if not alone."""
-OPTIONS = ("image_size", "num_bits", "image_range")
+OPTIONS = ("image_size", "num_bits", "image_range", "scale")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

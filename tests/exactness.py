@@ -17,7 +17,7 @@ from glow.bijectors.planar import Planar
 from glow.bijectors.radial import Radial
 from glow.bijectors.squeeze import Squeeze
 from glow.bijectors.step import FlowStep
-from glow.models.priors import BorderTopPrior, Identity, SplitPrior, TopPrior
+from glow.models.priors import BorderTopPrior, Identity, PixelPrior, SplitPrior, TopPrior
 from glow.networks.convolutional import CouplingNet
 from glow.networks.gated import GatedNet
 from glow.networks.mlp import MLP
@@ -78,6 +78,8 @@ BIJECTORS = {
     "identity": Identity,
     "top": lambda: TopPrior(4),
     "top border": lambda: BorderTopPrior(4, "ones"),
+    "split pixel": lambda: PixelPrior((2, 4, 2)),
+    "top pixel": lambda: PixelPrior((4, 4, 2)),
     "squeeze": Squeeze,
     "composition": composition,
     **{
@@ -120,6 +122,7 @@ CONDITIONAL = {
     "split": lambda: SplitPrior(4, context_channels=3),
     "top": lambda: TopPrior(4, context_channels=3),
     "top border": lambda: BorderTopPrior(4, "indicator", context_channels=3),
+    "split pixel": lambda: PixelPrior((2, 4, 2), context_channels=3),
 }
 
 

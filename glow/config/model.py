@@ -55,13 +55,14 @@ class ModelConfig:
     """Padding of the 3x3 convolutions in conv networks and in priors. zeros: zeros. indicator: zeros, and a further
     channel that is 1 in the border (the paper's code). ones: ones in the last convolution of a network and in priors
     (rosinality's code)."""
-    split_prior: Literal["learned", "standard"] = "learned"
+    split_prior: Literal["learned", "pixel", "standard"] = "learned"
     """Prior of the latents that a split factors out. learned: a Gaussian whose mean and scale are computed from the
-    other half of the channels. standard: a standard normal."""
-    top_prior: Literal["learned", "border", "standard"] = "learned"
+    other half of the channels. pixel: a Gaussian with an own mean and scale for each number (normflows). standard: a
+    standard normal."""
+    top_prior: Literal["learned", "border", "pixel", "standard"] = "learned"
     """Prior of the latents of the last level. learned: a Gaussian with one mean and scale in each channel. border: the
-    same, with other values at the border of the image; it needs network_padding indicator or ones. standard: a standard
-    normal."""
+    same, with other values at the border of the image; it needs network_padding indicator or ones. pixel: a Gaussian
+    with an own mean and scale for each number (normflows). standard: a standard normal."""
     class_conditional: bool = False
     """Condition the coupling networks and the learned priors on the class of the image. The data set must have
     labels."""

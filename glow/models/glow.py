@@ -110,7 +110,7 @@ class Glow(nn.Module):
             self.levels.append(range(len(units) - 1 - config.num_steps_per_level, len(units) + 1))
             is_last = level == config.num_levels - 1
             num_latent = channels if is_last else channels // 2
-            units.append(Unit(top_prior(channels, config) if is_last else split_prior(channels, config), num_latent))
+            units.append(Unit(top_prior(shape, config) if is_last else split_prior(shape, config), num_latent))
             self.latent_shapes.append((num_latent, height, width))
             channels -= num_latent
         self.chain = nn.ModuleList(units)  # type: ignore[assignment]

@@ -5,7 +5,7 @@ from conftest import tiny_config
 
 from glow.bijectors.coupling import Coupling, exp_log_scale, sigmoid_log_scale, tanh_log_scale
 from glow.models.glow import Glow
-from glow.models.priors import BorderTopPrior, Identity, SplitPrior, TopPrior
+from glow.models.priors import BorderTopPrior, Identity, PixelPrior, SplitPrior, TopPrior
 
 CONDITIONAL = {"class_conditional": True, "num_classes": 3}
 
@@ -55,6 +55,7 @@ def test_masks_and_priors_reach_every_level():
         ({}, SplitPrior, TopPrior),
         ({"split_prior": "standard"}, Identity, TopPrior),
         ({"top_prior": "standard"}, SplitPrior, Identity),
+        ({"split_prior": "pixel", "top_prior": "pixel"}, PixelPrior, PixelPrior),
         ({"top_prior": "border", "network_padding": "ones", **CONDITIONAL}, SplitPrior, BorderTopPrior),
     ):
         model = Glow(tiny_config(**shape, **changes))

@@ -35,8 +35,8 @@ def configs(draw):
         "mask": mask,
         "permutation": draw(st.sampled_from(["lu", "plain", "orthogonal", "reverse", "shuffle"])),
         "network": draw(st.sampled_from(["conv", "gated"])),
-        "split_prior": draw(st.sampled_from(["learned", "standard"])),
-        "top_prior": draw(st.sampled_from(["learned", "border", "standard"])),
+        "split_prior": draw(st.sampled_from(["learned", "pixel", "standard"])),
+        "top_prior": draw(st.sampled_from(["learned", "border", "pixel", "standard"])),
         "class_conditional": draw(st.booleans()),
         "dequantization": draw(st.sampled_from(["uniform", "variational"])),
     }
