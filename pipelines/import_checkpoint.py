@@ -10,6 +10,7 @@ from torch import Tensor
 from glow.cli import parse_config, run_stage
 from glow.config import ImportRun, ModelConfig, TrainRun
 from glow.importing.chaiyujin import from_chaiyujin, from_y0ast
+from glow.importing.kamenbliznashki import from_kamenbliznashki
 from glow.importing.normflows import from_normflows
 from glow.importing.reading import read_state_dict
 from glow.importing.rosinality import from_rosinality
@@ -22,8 +23,9 @@ IMPORTERS: dict[str, Callable[..., tuple[ModelConfig, dict[str, Tensor]]]] = {
     "y0ast": from_y0ast,
     "chaiyujin": from_chaiyujin,
     "normflows": from_normflows,
+    "kamenbliznashki": from_kamenbliznashki,
 }
-KEYS = {"y0ast": "model", "chaiyujin": "graph"}
+KEYS = {"y0ast": "model", "chaiyujin": "graph", "kamenbliznashki": "state_dict"}
 """Where in its files a program puts the state dict, if not alone."""
 OPTIONS = ("image_size", "num_bits", "image_range", "scale")
 

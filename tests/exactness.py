@@ -29,8 +29,9 @@ def composition():
 
 def coupling(kind, mask, network, **options):
     """A coupling of 4 channels with either mask and network."""
-    masks = {"channels": ChannelMask(), "even": CheckerboardMask(0), "odd": CheckerboardMask(1)}
-    half = 2 if mask == "channels" else 4
+    masks = {"channels": ChannelMask(), "first channels": ChannelMask(1)}
+    masks |= {"even": CheckerboardMask(0), "odd": CheckerboardMask(1)}
+    half = 2 if "channels" in mask else 4
     per_number = {"affine": 2, "additive": 1, "mixture": parameters_per_number(3)}[kind]
     nets = {
         "conv": lambda: CouplingNet(half, 8, per_number * half),
@@ -55,6 +56,7 @@ def vector_coupling(kind, num_dims, parity, context_features=0):
 
 COUPLINGS = {
     **{f"affine {scale}": ("affine", "channels", "conv", {"scale": scale}) for scale in ("sigmoid", "exp", "tanh")},
+    "affine shifts last": ("affine", "first channels", "conv", {"shifts_last": True}),
     **{
         f"{kind} {mask} {network}": (kind, mask, network, {"num_mixtures": 3} if kind == "mixture" else {})
         for kind in ("affine", "additive", "mixture")

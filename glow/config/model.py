@@ -33,12 +33,16 @@ class ModelConfig:
     coupling: Literal["affine", "additive", "mixture"] = "affine"
     """Map of the coupling layers. affine: scale and shift. additive: shift alone. mixture: the mixture-of-logistics CDF
     of Flow++, more flexible and slower."""
-    mask: Literal["channels", "checkerboard"] = "channels"
-    """What a coupling changes. channels: the second half of the channels. checkerboard: every other pixel, and in the
-    next step the remaining ones; the width must then be even in every level."""
+    mask: Literal["channels", "first_channels", "checkerboard"] = "channels"
+    """What a coupling changes. channels: the second half of the channels. first_channels: the first half.
+    checkerboard: every other pixel, and in the next step the remaining ones; the width must then be even in every
+    level."""
     scale: Literal["sigmoid", "exp", "tanh"] | None = None
     """With coupling affine: how the scale is computed from the network's output h. sigmoid: sigmoid(h + 2), below 1.
     exp: exp(h), unbounded. tanh: exp(2 tanh(h / 2)), bounded. Default: sigmoid."""
+    shift: Literal["first", "last"] | None = None
+    """With coupling affine: whether it shifts before it scales (first: the paper's code) or after that (last: the
+    paper's table 1). Default: first."""
     num_mixtures: int | None = None
     """With coupling mixture: number of logistics in each mixture. Default: 8."""
     permutation: Literal["lu", "plain", "orthogonal", "reverse", "shuffle"] = "lu"
@@ -107,6 +111,7 @@ class ModelConfig:
         """Check that the parts go together."""
         for name, owner, wanted in (
             ("scale", "coupling", "affine"),
+            ("shift", "coupling", "affine"),
             ("num_mixtures", "coupling", "mixture"),
             ("num_network_blocks", "network", "gated"),
             ("num_classes", "class_conditional", True),
@@ -116,7 +121,7 @@ class ModelConfig:
             value = getattr(self, name)
             advice = f"leave it out, or set model.{owner} to {str(wanted).lower()}"
             require(value is None or getattr(self, owner) == wanted, f"model.{name}", value, advice)
-            if value is not None and name != "scale":
+            if isinstance(value, int):
                 require(value >= 1, f"model.{name}", value, "give 1 or more")
         if self.network == "gated":
             advice = "leave it out: gated networks have no ActNorm"

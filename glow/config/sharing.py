@@ -49,16 +49,16 @@ class ImportRun:
 
     path: str
     """File with the state dict of the model, written by torch.save."""
-    format: Literal["rosinality", "y0ast", "chaiyujin", "normflows"] = "rosinality"
+    format: Literal["rosinality", "y0ast", "chaiyujin", "normflows", "kamenbliznashki"] = "rosinality"
     """Program that wrote the file. rosinality: github.com/rosinality/glow-pytorch. y0ast:
     github.com/y0ast/Glow-PyTorch. chaiyujin: github.com/chaiyujin/glow-pytorch. normflows: a
-    MultiscaleFlow of GlowBlocks."""
+    MultiscaleFlow of GlowBlocks. kamenbliznashki: glow.py of github.com/kamenbliznashki/normalizing_flows."""
     image_size: int | None = None
     """Height and width of the model's images in pixels, where the file does not hold them. Default: what the file
-    holds, or 64 for rosinality."""
+    holds, or 64 for rosinality and kamenbliznashki."""
     num_bits: int | None = None
     """Bits in each channel of the model's images, 1 to 8. The file does not hold it: give the value of the training.
-    Default: what that program uses, 5 for rosinality and 8 for the others."""
+    Default: what that program uses, 5 for rosinality and kamenbliznashki, 8 for the others."""
     image_range: tuple[float, float] | None = None
     """The numbers that the model took for black and for white, as in '[0, 1]': the ends of the grid of levels, of which
     each has a cell of equal width. The file does not hold them. Default: what that program uses."""

@@ -21,7 +21,11 @@ Shape = tuple[int, int, int]
 def flow_step(shape: Shape, index: int, config: ModelConfig) -> FlowStep:
     """Build step ``index`` of a level whose state has ``shape``: C, H, W."""
     channels, _, _ = shape
-    mask = ChannelMask() if config.mask == "channels" else CheckerboardMask(index % 2)
+    mask = (
+        CheckerboardMask(index % 2)
+        if config.mask == "checkerboard"
+        else ChannelMask(int(config.mask == "first_channels"))
+    )
     return FlowStep(ActNorm(channels), PERMUTATIONS[config.permutation](channels), _coupling(shape, mask, config))
 
 
@@ -87,6 +91,6 @@ def _coupling(shape: Shape, mask: Mask, config: ModelConfig) -> Bijector:
     if config.coupling == "additive":
         return AdditiveCoupling(network(1), mask)
     if config.coupling == "affine":
-        return AffineCoupling(network(2), mask, config.scale or "sigmoid")
+        return AffineCoupling(network(2), mask, config.scale or "sigmoid", shifts_last=config.shift == "last")
     num_mixtures = config.num_mixtures or 8
     return MixtureCoupling(network(parameters_per_number(num_mixtures)), mask, num_mixtures)

@@ -26,7 +26,9 @@ def couplings(model):
     [
         ({"scale": "exp"}, lambda c: c.log_scale is exp_log_scale),
         ({"scale": "tanh"}, lambda c: c.log_scale is tanh_log_scale),
-        ({}, lambda c: c.log_scale is sigmoid_log_scale),
+        ({}, lambda c: c.log_scale is sigmoid_log_scale and not c.shifts_last and c.mask.parity == 0),
+        ({"shift": "last"}, lambda c: c.shifts_last),
+        ({"mask": "first_channels"}, lambda c: c.mask.parity == 1),
         ({"coupling": "mixture", "num_mixtures": 5}, lambda c: c.num_mixtures == 5),
         ({"network_actnorm": False}, lambda c: c.net.conv1.actnorm is None and c.net.conv2.actnorm is None),
         (

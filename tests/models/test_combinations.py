@@ -19,8 +19,8 @@ NUM_STEPS_PER_LEVEL = 32
 @st.composite
 def configs(draw):
     """Any allowed ModelConfig of small images."""
-    levels, mask = draw(st.integers(1, 2)), draw(st.sampled_from(["channels", "checkerboard"]))
-    narrowest = 1 if mask == "channels" else 2
+    levels, mask = draw(st.integers(1, 2)), draw(st.sampled_from(["channels", "first_channels", "checkerboard"]))
+    narrowest = 2 if mask == "checkerboard" else 1
     parts = {
         "image_shape": (
             draw(st.sampled_from([1, 2, 3])),
@@ -42,6 +42,7 @@ def configs(draw):
     }
     if parts["coupling"] == "affine":
         parts["scale"] = draw(st.sampled_from([None, "sigmoid", "exp", "tanh"]))
+        parts["shift"] = draw(st.sampled_from([None, "first", "last"]))
     if parts["coupling"] == "mixture":
         parts["num_mixtures"] = draw(st.integers(1, 4))
     if parts["network"] == "gated":
