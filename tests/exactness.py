@@ -56,7 +56,8 @@ def vector_coupling(kind, num_dims, parity, context_features=0):
 
 COUPLINGS = {
     **{f"affine {scale}": ("affine", "channels", "conv", {"scale": scale}) for scale in ("sigmoid", "exp", "tanh")},
-    "affine shifts last": ("affine", "first channels", "conv", {"shifts_last": True}),
+    # With a bounded scale: a small one and a shift after it leave few digits of x.
+    "affine shifts last": ("affine", "first channels", "conv", {"shifts_last": True, "scale": "tanh"}),
     **{
         f"{kind} {mask} {network}": (kind, mask, network, {"num_mixtures": 3} if kind == "mixture" else {})
         for kind in ("affine", "additive", "mixture")

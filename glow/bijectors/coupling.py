@@ -84,7 +84,8 @@ class AffineCoupling(Coupling):
         net: As for ``Coupling``.
         mask: As for ``Coupling``.
         scale: Names the function ``log_scale``: ``sigmoid``, ``exp`` or ``tanh``.
-        shifts_last: Whether ``T(x) = x * exp(log_scale(h)) + shift``.
+        shifts_last: Whether ``T(x) = x * exp(log_scale(h)) + shift``. Where the scale is small beside the shift, fewer
+            digits of x come back.
 
     Source: Kingma & Dhariwal 2018, table 1. The paper shifts last; the authors' code shifts first.
     """
