@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from glow.cli import parse_config, run_stage
-from glow.config import ImportRun, TrainRun
-from glow.importing.rosinality import from_rosinality, read_state_dict
+from glow.config import ImportRun, ModelConfig, TrainRun
+from glow.importing.chaiyujin import from_chaiyujin, from_y0ast
+from glow.importing.kamenbliznashki import from_kamenbliznashki
+from glow.importing.normflows import from_normflows
+from glow.importing.reading import read_state_dict
+from glow.importing.rosinality import from_rosinality
 from glow.training.checkpoints.manager import CheckpointManager, check_output
 from glow.training.checkpoints.state import State
 from glow.training.checkpoints.writing import Snapshot
+
+IMPORTERS: dict[str, Callable[..., tuple[ModelConfig, dict[str, Tensor]]]] = {
+    "rosinality": from_rosinality,
+    "y0ast": from_y0ast,
+    "chaiyujin": from_chaiyujin,
+    "normflows": from_normflows,
+    "kamenbliznashki": from_kamenbliznashki,
+}
+KEYS = {"y0ast": "model", "chaiyujin": "graph", "kamenbliznashki": "state_dict"}
+"""Where in its files a program puts the state dict, if not alone."""
+OPTIONS = ("image_size", "num_bits", "image_range", "scale")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -21,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if checkpoints.all():
         raise ValueError(f"{output}: holds checkpoints already; choose another --output")
     check_output(output)
-    model, tensors = from_rosinality(read_state_dict(config.path), config.image_size, config.num_bits)
+    options = {name: getattr(config, name) for name in OPTIONS if getattr(config, name) is not None}
+    model, tensors = IMPORTERS[config.format](read_state_dict(config.path, KEYS.get(config.format)), **options)
     print(
         f"L {model.num_levels}, K {model.steps_text}, width {model.hidden_channels}, {model.coupling}, "
-        f"1x1 convolutions {model.permutation}; {config.image_size} x {config.image_size}, {config.num_bits} bits"
+        f"1x1 convolutions {model.permutation}; images {list(model.image_shape or ())}, {model.num_bits} bits"
     )
     state = State(step=0, images_seen=0)
     saved = checkpoints.save(Snapshot({"model": tensors, "ema": tensors}, TrainRun(output, model=model), state))

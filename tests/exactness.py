@@ -17,7 +17,7 @@ from glow.bijectors.planar import Planar
 from glow.bijectors.radial import Radial
 from glow.bijectors.squeeze import Squeeze
 from glow.bijectors.step import FlowStep
-from glow.models.priors import BorderTopPrior, Identity, SplitPrior, TopPrior
+from glow.models.priors import BorderTopPrior, Identity, PixelPrior, SplitPrior, TopPrior
 from glow.networks.convolutional import CouplingNet
 from glow.networks.gated import GatedNet
 from glow.networks.mlp import MLP
@@ -29,8 +29,9 @@ def composition():
 
 def coupling(kind, mask, network, **options):
     """A coupling of 4 channels with either mask and network."""
-    masks = {"channels": ChannelMask(), "even": CheckerboardMask(0), "odd": CheckerboardMask(1)}
-    half = 2 if mask == "channels" else 4
+    masks = {"channels": ChannelMask(), "first channels": ChannelMask(1)}
+    masks |= {"even": CheckerboardMask(0), "odd": CheckerboardMask(1)}
+    half = 2 if "channels" in mask else 4
     per_number = {"affine": 2, "additive": 1, "mixture": parameters_per_number(3)}[kind]
     nets = {
         "conv": lambda: CouplingNet(half, 8, per_number * half),
@@ -55,6 +56,8 @@ def vector_coupling(kind, num_dims, parity, context_features=0):
 
 COUPLINGS = {
     **{f"affine {scale}": ("affine", "channels", "conv", {"scale": scale}) for scale in ("sigmoid", "exp", "tanh")},
+    # With a bounded scale: a small one and a shift after it leave few digits of x.
+    "affine shifts last": ("affine", "first channels", "conv", {"shifts_last": True, "scale": "tanh"}),
     **{
         f"{kind} {mask} {network}": (kind, mask, network, {"num_mixtures": 3} if kind == "mixture" else {})
         for kind in ("affine", "additive", "mixture")
@@ -78,6 +81,8 @@ BIJECTORS = {
     "identity": Identity,
     "top": lambda: TopPrior(4),
     "top border": lambda: BorderTopPrior(4, "ones"),
+    "split pixel": lambda: PixelPrior((2, 4, 2)),
+    "top pixel": lambda: PixelPrior((4, 4, 2)),
     "squeeze": Squeeze,
     "composition": composition,
     **{
@@ -120,6 +125,7 @@ CONDITIONAL = {
     "split": lambda: SplitPrior(4, context_channels=3),
     "top": lambda: TopPrior(4, context_channels=3),
     "top border": lambda: BorderTopPrior(4, "indicator", context_channels=3),
+    "split pixel": lambda: PixelPrior((2, 4, 2), context_channels=3),
 }
 
 

@@ -17,6 +17,8 @@ VARIANTS = [
     {"class_conditional": True, "num_classes": 3, "network": "gated", "num_network_blocks": 1},
     {"class_conditional": True, "num_classes": 3, "top_prior": "border", "network_padding": "ones"},
     {"dequantization": "variational", "dequantization_steps": 2, "class_conditional": True, "num_classes": 2},
+    {"mask": "first_channels", "shift": "last"},
+    {"split_prior": "pixel", "top_prior": "pixel", "class_conditional": True, "num_classes": 2},
 ]
 
 

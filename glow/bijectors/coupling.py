@@ -80,28 +80,39 @@ class Coupling(Bijector):
 class AffineCoupling(Coupling):
     """``T(x) = (x + shift) * exp(log_scale(h))`` with log-derivative ``log_scale(h)``; the network returns shift and h.
 
-    ``scale`` names the function ``log_scale``: ``sigmoid``, ``exp`` or ``tanh``.
+    Args:
+        net: As for ``Coupling``.
+        mask: As for ``Coupling``.
+        scale: Names the function ``log_scale``: ``sigmoid``, ``exp`` or ``tanh``.
+        shifts_last: Whether ``T(x) = x * exp(log_scale(h)) + shift``. Where the scale is small beside the shift, fewer
+            digits of x come back.
 
-    Source: Kingma & Dhariwal 2018, table 1. The paper scales before it shifts; the authors' code and this class shift
-    first.
+    Source: Kingma & Dhariwal 2018, table 1. The paper shifts last; the authors' code shifts first.
     """
 
     num_parameters = 2
 
-    def __init__(self, net: nn.Module, mask: Mask | None = None, scale: str = "sigmoid") -> None:
+    def __init__(
+        self, net: nn.Module, mask: Mask | None = None, scale: str = "sigmoid", *, shifts_last: bool = False
+    ) -> None:
         super().__init__(net, mask)
         self.log_scale = LOG_SCALES[scale]
+        self.shifts_last = shifts_last
 
     def transform(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and scale."""
         shift, h = parameters.chunk(2, dim=1)
         log_scale = self.log_scale(h)
+        if self.shifts_last:
+            return x * log_scale.exp() + shift, log_scale
         return (x + shift) * log_scale.exp(), log_scale
 
     def inverse_transform(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift back."""
         shift, h = parameters.chunk(2, dim=1)
         log_inverse_scale = -self.log_scale(h)
+        if self.shifts_last:
+            return (z - shift) * log_inverse_scale.exp(), log_inverse_scale
         return z * log_inverse_scale.exp() - shift, log_inverse_scale
 
 

@@ -34,12 +34,16 @@ class ModelConfig:
     coupling: Literal["affine", "additive", "mixture"] = "affine"
     """Map of the coupling layers. affine: scale and shift. additive: shift alone. mixture: the mixture-of-logistics CDF
     of Flow++, more flexible and slower."""
-    mask: Literal["channels", "checkerboard"] = "channels"
-    """What a coupling changes. channels: the second half of the channels. checkerboard: every other pixel, and in the
-    next step the remaining ones; the width must then be even in every level."""
+    mask: Literal["channels", "first_channels", "checkerboard"] = "channels"
+    """What a coupling changes. channels: the second half of the channels. first_channels: the first half.
+    checkerboard: every other pixel, and in the next step the remaining ones; the width must then be even in every
+    level."""
     scale: Literal["sigmoid", "exp", "tanh"] | None = None
     """With coupling affine: how the scale is computed from the network's output h. sigmoid: sigmoid(h + 2), below 1.
     exp: exp(h), unbounded. tanh: exp(2 tanh(h / 2)), bounded. Default: sigmoid."""
+    shift: Literal["first", "last"] | None = None
+    """With coupling affine: whether it shifts before it scales (first: the paper's code) or after that (last: the
+    paper's table 1). Default: first."""
     num_mixtures: int | None = None
     """With coupling mixture: number of logistics in each mixture. Default: 8."""
     permutation: Literal["lu", "plain", "orthogonal", "reverse", "shuffle"] = "lu"
@@ -56,13 +60,14 @@ class ModelConfig:
     """Padding of the 3x3 convolutions in conv networks and in priors. zeros: zeros. indicator: zeros, and a further
     channel that is 1 in the border (the paper's code). ones: ones in the last convolution of a network and in priors
     (rosinality's code)."""
-    split_prior: Literal["learned", "standard"] = "learned"
+    split_prior: Literal["learned", "pixel", "standard"] = "learned"
     """Prior of the latents that a split factors out. learned: a Gaussian whose mean and scale are computed from the
-    other half of the channels. standard: a standard normal."""
-    top_prior: Literal["learned", "border", "standard"] = "learned"
+    other half of the channels. pixel: a Gaussian with an own mean and scale for each number (normflows). standard: a
+    standard normal."""
+    top_prior: Literal["learned", "border", "pixel", "standard"] = "learned"
     """Prior of the latents of the last level. learned: a Gaussian with one mean and scale in each channel. border: the
-    same, with other values at the border of the image; it needs network_padding indicator or ones. standard: a standard
-    normal."""
+    same, with other values at the border of the image; it needs network_padding indicator or ones. pixel: a Gaussian
+    with an own mean and scale for each number (normflows). standard: a standard normal."""
     class_conditional: bool = False
     """Condition the coupling networks and the learned priors on the class of the image. The data set must have
     labels."""
@@ -125,6 +130,7 @@ class ModelConfig:
         """Check that the parts go together."""
         for name, owner, wanted in (
             ("scale", "coupling", "affine"),
+            ("shift", "coupling", "affine"),
             ("num_mixtures", "coupling", "mixture"),
             ("num_network_blocks", "network", "gated"),
             ("num_classes", "class_conditional", True),
@@ -134,7 +140,7 @@ class ModelConfig:
             value = getattr(self, name)
             advice = f"leave it out, or set model.{owner} to {str(wanted).lower()}"
             require(value is None or getattr(self, owner) == wanted, f"model.{name}", value, advice)
-            if value is not None and name != "scale":
+            if isinstance(value, int):
                 require(value >= 1, f"model.{name}", value, "give 1 or more")
         if self.network == "gated":
             advice = "leave it out: gated networks have no ActNorm"

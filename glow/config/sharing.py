@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -48,16 +49,30 @@ class ImportRun:
 
     path: str
     """File with the state dict of the model, written by torch.save."""
-    format: Literal["rosinality"] = "rosinality"
-    """Program that wrote the file. rosinality: github.com/rosinality/glow-pytorch."""
-    image_size: int = 64
-    """Height and width of the model's images in pixels. The file does not hold it: give the value of the training."""
-    num_bits: int = 5
-    """Bits in each channel of the model's images, 1 to 8. The file does not hold it: give the value of the training."""
+    format: Literal["rosinality", "y0ast", "chaiyujin", "normflows", "kamenbliznashki"] = "rosinality"
+    """Program that wrote the file. rosinality: github.com/rosinality/glow-pytorch. y0ast:
+    github.com/y0ast/Glow-PyTorch. chaiyujin: github.com/chaiyujin/glow-pytorch. normflows: a
+    MultiscaleFlow of GlowBlocks. kamenbliznashki: glow.py of github.com/kamenbliznashki/normalizing_flows."""
+    image_size: int | None = None
+    """Height and width of the model's images in pixels, where the file does not hold them. Default: what the file
+    holds, or 64 for rosinality and kamenbliznashki."""
+    num_bits: int | None = None
+    """Bits in each channel of the model's images, 1 to 8. The file does not hold it: give the value of the training.
+    Default: what that program uses, 5 for rosinality and kamenbliznashki, 8 for the others."""
+    image_range: tuple[float, float] | None = None
+    """The numbers that the model took for black and for white, as in '[0, 1]': the ends of the grid of levels, of which
+    each has a cell of equal width. The file does not hold them. Default: what that program uses."""
+    scale: Literal["sigmoid", "exp"] | None = None
+    """With normflows: the scale_map of the blocks, which the file does not hold. Default: sigmoid."""
     output: str | None = None
     """Run directory to write. Default: runs/NAME for a file NAME.pt."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(1 <= self.num_bits <= 8, "num_bits", self.num_bits, "give 1 to 8")
-        require(self.image_size >= 1, "image_size", self.image_size, "give 1 or more")
+        require(self.num_bits is None or 1 <= self.num_bits <= 8, "num_bits", self.num_bits, "give 1 to 8")
+        require(self.image_size is None or self.image_size >= 1, "image_size", self.image_size, "give 1 or more")
+        is_used = self.scale is None or self.format == "normflows"
+        require(is_used, "scale", self.scale, "leave it out, or set format to normflows")
+        low, high = self.image_range or (0, 1)
+        advice = "give two numbers, the smaller one first"
+        require(-math.inf < low < high < math.inf, "image_range", self.image_range, advice)

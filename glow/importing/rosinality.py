@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import zipfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from glow.config import ModelConfig
-from glow.files.reading import open_file
-from glow.models.glow import Glow
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict that ``torch.save`` wrote. Files with anything but tensors are refused; no code is run.
-
-    Raises:
-        ValueError: when the file is missing or is not a state dict.
-    """
-    with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
-            if zipfile.is_zipfile(file) and sum(part.file_size for part in zipfile.ZipFile(file).infolist()) > size:
-                raise ValueError("compressed: it may be small, and take any memory")
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises whatever its unpickler meets in a file of another kind
-            raise ValueError(f"{path}: not a file of tensors written by torch.save") from error
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"{path}: not a state dict (tensors by name)")
-    _check_ordinary(state, size, str(path))
-    return state
-
-
-def _check_ordinary(state: Mapping[str, Tensor], size: int, path: str) -> None:
-    """Raise a ValueError for tensors that are no plain arrays of real numbers, or take more memory than the file."""
-    for name, tensor in state.items():
-        is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
-        if not is_plain or tensor.is_quantized or tensor.is_complex():
-            raise ValueError(f"{path}: {name}: not a plain tensor of real numbers")
-    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    if num_bytes > size:
-        raise ValueError(f"{path}: damaged: tensors of {num_bytes:,} bytes, but the file has {size:,}")
+from glow.importing.converting import State, actnorm, check_trained, convert, named
 
 
 def from_rosinality(
-    state: Mapping[str, Tensor], image_size: int, num_bits: int
+    state: State, image_size: int = 64, num_bits: int = 5, image_range: tuple[float, float] = (-0.5, 0.5)
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Convert a state dict of github.com/rosinality/glow-pytorch to config and state dict (float64) of a ``Glow``.
 
@@ -65,44 +28,16 @@ def from_rosinality(
         state: Tensors by name, with or without the prefix ``module.``.
         image_size: Height and width of the images. The file does not contain it.
         num_bits: Bits per channel. The file does not contain it.
+        image_range: The numbers at the two ends of the grid of levels, as that model took them.
 
     Raises:
         ValueError: when it is not such a state dict, was never trained, or is not finite.
     """
-    theirs = {name.removeprefix("module."): tensor.detach() for name, tensor in state.items()}
-    try:
-        initialized = {name: value for name, value in theirs.items() if name.endswith("actnorm.initialized")}
-        uninitialized = [name for name, value in initialized.items() if not value.all()]
-        if uninitialized:
-            raise ValueError(f"the model was never trained: {uninitialized[0]} is 0")
-        config = _config(theirs, image_size, num_bits)
-        # First without memory: the shapes may ask for more than there is.
-        with torch.device("meta"):
-            expected = Glow(config).state_dict()
-        _check_shapes(expected, _convert({name: value.double() for name, value in _on_meta(theirs)}, config))
-        tensors = _convert({name: value.double() for name, value in theirs.items()}, config)
-    except KeyError as error:
-        raise ValueError(f"not a state dict of rosinality's Glow: it has no {error.args[0]}") from error
-    except (IndexError, RuntimeError, TypeError) as error:
-        raise ValueError(f"not a state dict of rosinality's Glow: {error}") from error
-    for name in expected:
-        if not tensors[name].isfinite().all():
-            raise ValueError(f"the model is broken: {name} is not finite")
-    return config, tensors
+    return convert("rosinality", state, image_range, lambda theirs: _config(theirs, image_size, num_bits), _convert)
 
 
-def _on_meta(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    return ((name, tensor.to("meta")) for name, tensor in tensors.items())
-
-
-def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    for name, tensor in expected.items():
-        if name not in found or found[name].shape != tensor.shape:
-            shape = list(found[name].shape) if name in found else "nothing"
-            raise ValueError(f"not a state dict of rosinality's Glow: {shape} where {name} needs {list(tensor.shape)}")
-
-
-def _config(theirs: Mapping[str, Tensor], image_size: int, num_bits: int) -> ModelConfig:
+def _config(theirs: State, image_size: int, num_bits: int) -> ModelConfig:
+    check_trained(theirs, "actnorm.initialized")
     numbers = [re.match(r"blocks\.(\d{1,2})\.flows\.(\d{1,4})\.", name) for name in theirs]
     steps = {(int(match[1]), int(match[2])) for match in numbers if match}
     num_levels, num_steps = (1 + max((step[part] for step in steps), default=0) for part in (0, 1))
@@ -128,14 +63,13 @@ def _config(theirs: Mapping[str, Tensor], image_size: int, num_bits: int) -> Mod
     )
 
 
-def _convert(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def _convert(theirs: State, config: ModelConfig) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for level in range(config.num_levels):
         first = level * (config.steps[level] + 2)  # the squeeze
         for step in range(config.steps[level]):
             prefix = f"chain.{first + 1 + step}.bijector.bijectors"
-            for name, tensor in _convert_step(theirs, f"blocks.{level}.flows.{step}", config).items():
-                ours[f"{prefix}.{name}"] = tensor
+            ours |= named(prefix, _convert_step(theirs, f"blocks.{level}.flows.{step}", config))
         prior, source = f"chain.{first + 1 + config.steps[level]}.bijector.conv", f"blocks.{level}.prior"
         ours |= {
             f"{prior}.weight": theirs[f"{source}.conv.weight"],
@@ -145,7 +79,7 @@ def _convert(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Ten
     return ours
 
 
-def _plain_weight(theirs: Mapping[str, Tensor], source: str) -> Tensor:
+def _plain_weight(theirs: State, source: str) -> Tensor:
     """Return W. The last block of that program is always LU-decomposed, even if the other blocks are not."""
     if f"{source}.w_p" not in theirs:
         return theirs[f"{source}.weight"].flatten(1)
@@ -155,14 +89,10 @@ def _plain_weight(theirs: Mapping[str, Tensor], source: str) -> Tensor:
     return theirs[f"{source}.w_p"] @ lower @ upper
 
 
-def _convert_step(theirs: Mapping[str, Tensor], source: str, config: ModelConfig) -> dict[str, Tensor]:
+def _convert_step(theirs: State, source: str, config: ModelConfig) -> dict[str, Tensor]:
     scale = theirs[f"{source}.actnorm.scale"].flatten()
     sign = scale.sign()
-    ours = {
-        "0.bias": theirs[f"{source}.actnorm.loc"].flatten(),
-        "0.log_scale": scale.abs().log(),
-        "0.initialized": torch.ones((), dtype=torch.bool),
-    }
+    ours = named("0", actnorm(theirs[f"{source}.actnorm.loc"], scale.abs().log()))
     if config.permutation == "lu":
         ours |= {
             "1.permutation": theirs[f"{source}.invconv.w_p"],
@@ -184,4 +114,4 @@ def _convert_step(theirs: Mapping[str, Tensor], source: str, config: ModelConfig
     for number, name in ((0, "conv1"), (2, "conv2")):
         ours[f"2.net.{name}.weight"] = theirs[f"{source}.coupling.net.{number}.weight"]
         ours[f"2.net.{name}.bias"] = theirs[f"{source}.coupling.net.{number}.bias"]
-    return ours | {f"2.net.conv3.{name}": tensor for name, tensor in last.items()}
+    return ours | named("2.net.conv3", last)

@@ -10,7 +10,7 @@ from glow.bijectors.mask import ChannelMask, CheckerboardMask, Mask
 from glow.bijectors.mixture import MixtureCoupling, parameters_per_number
 from glow.bijectors.step import FlowStep
 from glow.config import ModelConfig
-from glow.models.priors import BorderTopPrior, Identity, SplitPrior, TopPrior
+from glow.models.priors import BorderTopPrior, Identity, PixelPrior, SplitPrior, TopPrior
 from glow.networks.base import Network
 from glow.networks.convolutional import CouplingNet
 from glow.networks.gated import GatedNet
@@ -21,24 +21,33 @@ Shape = tuple[int, int, int]
 def flow_step(shape: Shape, index: int, config: ModelConfig) -> FlowStep:
     """Build step ``index`` of a level whose state has ``shape``: C, H, W."""
     channels, _, _ = shape
-    mask = ChannelMask() if config.mask == "channels" else CheckerboardMask(index % 2)
+    mask = (
+        CheckerboardMask(index % 2)
+        if config.mask == "checkerboard"
+        else ChannelMask(int(config.mask == "first_channels"))
+    )
     return FlowStep(ActNorm(channels), PERMUTATIONS[config.permutation](channels), _coupling(shape, mask, config))
 
 
-def split_prior(num_channels: int, config: ModelConfig) -> Bijector:
-    """Build the prior of the latents that a split factors out of ``num_channels`` channels."""
+def split_prior(shape: Shape, config: ModelConfig) -> Bijector:
+    """Build the prior of the latents that a split factors out of a state of ``shape``: half of the channels."""
+    channels, height, width = shape
     if config.split_prior == "standard":
         return Identity()
-    return SplitPrior(num_channels, config.network_padding, class_channels(config))
+    if config.split_prior == "pixel":
+        return PixelPrior((channels // 2, height, width), class_channels(config))
+    return SplitPrior(channels, config.network_padding, class_channels(config))
 
 
-def top_prior(num_channels: int, config: ModelConfig) -> Bijector:
-    """Build the prior of the last level."""
+def top_prior(shape: Shape, config: ModelConfig) -> Bijector:
+    """Build the prior of the last level, whose state has ``shape``."""
     if config.top_prior == "standard":
         return Identity()
+    if config.top_prior == "pixel":
+        return PixelPrior(shape, class_channels(config))
     if config.top_prior == "border":
-        return BorderTopPrior(num_channels, config.network_padding, class_channels(config))
-    return TopPrior(num_channels, class_channels(config))
+        return BorderTopPrior(shape[0], config.network_padding, class_channels(config))
+    return TopPrior(shape[0], class_channels(config))
 
 
 def class_channels(config: ModelConfig) -> int:
@@ -82,6 +91,6 @@ def _coupling(shape: Shape, mask: Mask, config: ModelConfig) -> Bijector:
     if config.coupling == "additive":
         return AdditiveCoupling(network(1), mask)
     if config.coupling == "affine":
-        return AffineCoupling(network(2), mask, config.scale or "sigmoid")
+        return AffineCoupling(network(2), mask, config.scale or "sigmoid", shifts_last=config.shift == "last")
     num_mixtures = config.num_mixtures or 8
     return MixtureCoupling(network(parameters_per_number(num_mixtures)), mask, num_mixtures)

@@ -111,7 +111,7 @@ class Glow(nn.Module):
             self.levels.append(range(len(units) - 1 - num_steps, len(units) + 1))
             is_last = level == config.num_levels - 1
             num_latent = channels if is_last else channels // 2
-            units.append(Unit(top_prior(channels, config) if is_last else split_prior(channels, config), num_latent))
+            units.append(Unit(top_prior(shape, config) if is_last else split_prior(shape, config), num_latent))
             self.latent_shapes.append((num_latent, height, width))
             channels -= num_latent
         self.chain = nn.ModuleList(units)  # type: ignore[assignment]
@@ -209,7 +209,9 @@ class Glow(nn.Module):
                 x = unit.decode(x, remaining.pop() if unit.num_latent_channels else None, context)
         return x
 
-    def sample(self, noise: Tensor, temperature: float | Sequence[float], labels: Tensor | None = None) -> Tensor:
+    def sample(
+        self, noise: Tensor, temperature: float | Sequence[float] | Sequence[Tensor], labels: Tensor | None = None
+    ) -> Tensor:
         """Return the uint8 images ``[N, C, H, W]`` of standard normal noise ``[N, C*H*W]`` times the temperature.
 
         Args:
@@ -223,7 +225,7 @@ class Glow(nn.Module):
         """
         return quantize(self.decode(self.scale_noise(noise, temperature), labels), self.config.num_bits)
 
-    def scale_noise(self, noise: Tensor, temperature: float | Sequence[float]) -> list[Tensor]:
+    def scale_noise(self, noise: Tensor, temperature: float | Sequence[float] | Sequence[Tensor]) -> list[Tensor]:
         """Cut noise ``[N, C*H*W]`` into the latents of the levels, times the temperature; see ``sample``."""
         num_levels = len(self.latent_shapes)
         temperatures = [temperature] * num_levels if isinstance(temperature, int | float) else temperature

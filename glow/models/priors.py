@@ -102,6 +102,42 @@ class BorderTopPrior(_TopPrior):
         return output if self.context is None else output + self.context(context)
 
 
+class PixelPrior(Bijector):
+    """``z_b = (x_b - mean) * exp(-log_scale)`` with an own mean and log_scale for each number of x_b, ``z_a = x_a``.
+
+    ``x`` is ``[N, C, H, W]``. x_b has its last channels; its shape is ``latent_shape``. The logdet is
+    ``-sum(log_scale)``. If there is a context ``[N, K, 1, 1]``, a linear map of it is added to mean and log_scale. All
+    are 0 at first.
+
+    Source: the base densities of normflows' multiscale flows.
+    """
+
+    def __init__(self, latent_shape: tuple[int, int, int], context_channels: int = 0) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(latent_shape))
+        self.log_scale = nn.Parameter(torch.zeros(latent_shape))
+        num_numbers = 2 * self.mean.numel()
+        self.context = ContextConv2d(context_channels, num_numbers) if context_channels else None
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents."""
+        x_a, x_b, mean, log_scale = self._parts(x, context)
+        return torch.cat([x_a, (x_b - mean) * (-log_scale).exp()], dim=1), -sum_per_example(log_scale)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latents to data."""
+        z_a, z_b, mean, log_scale = self._parts(z, context)
+        return torch.cat([z_a, z_b * log_scale.exp() + mean], dim=1), sum_per_example(log_scale)
+
+    def _parts(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return x_a, x_b, and mean and log_scale ``[N, c, H, W]`` of x_b."""
+        output = torch.stack([self.mean, self.log_scale]).expand(len(x), -1, -1, -1, -1)
+        if self.context is not None:
+            output = output + self.context(context).view(len(x), *output.shape[1:])
+        a, b = x.split([x.shape[1] - len(self.mean), len(self.mean)], dim=1)
+        return a, b, output[:, 0], output[:, 1]
+
+
 class Identity(Bijector):
     """``z = x``, logdet 0: a prior that learns nothing."""
 

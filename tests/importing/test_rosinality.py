@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from glow.importing.rosinality import from_rosinality, read_state_dict
+from glow.importing.reading import read_state_dict
+from glow.importing.rosinality import from_rosinality
 from glow.models.glow import Glow
 from glow.models.images import log_volume
 from glow.training.checkpoints.models import load_model

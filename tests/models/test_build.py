@@ -5,7 +5,7 @@ from conftest import tiny_config
 
 from glow.bijectors.coupling import Coupling, exp_log_scale, sigmoid_log_scale, tanh_log_scale
 from glow.models.glow import Glow
-from glow.models.priors import BorderTopPrior, Identity, SplitPrior, TopPrior
+from glow.models.priors import BorderTopPrior, Identity, PixelPrior, SplitPrior, TopPrior
 
 CONDITIONAL = {"class_conditional": True, "num_classes": 3}
 
@@ -26,7 +26,9 @@ def couplings(model):
     [
         ({"scale": "exp"}, lambda c: c.log_scale is exp_log_scale),
         ({"scale": "tanh"}, lambda c: c.log_scale is tanh_log_scale),
-        ({}, lambda c: c.log_scale is sigmoid_log_scale),
+        ({}, lambda c: c.log_scale is sigmoid_log_scale and not c.shifts_last and c.mask.parity == 0),
+        ({"shift": "last"}, lambda c: c.shifts_last),
+        ({"mask": "first_channels"}, lambda c: c.mask.parity == 1),
         ({"coupling": "mixture", "num_mixtures": 5}, lambda c: c.num_mixtures == 5),
         ({"network_actnorm": False}, lambda c: c.net.conv1.actnorm is None and c.net.conv2.actnorm is None),
         (
@@ -55,6 +57,7 @@ def test_masks_and_priors_reach_every_level():
         ({}, SplitPrior, TopPrior),
         ({"split_prior": "standard"}, Identity, TopPrior),
         ({"top_prior": "standard"}, SplitPrior, Identity),
+        ({"split_prior": "pixel", "top_prior": "pixel"}, PixelPrior, PixelPrior),
         ({"top_prior": "border", "network_padding": "ones", **CONDITIONAL}, SplitPrior, BorderTopPrior),
     ):
         model = Glow(tiny_config(**shape, **changes))

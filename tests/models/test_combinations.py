@@ -19,8 +19,8 @@ NUM_STEPS_PER_LEVEL = 32
 @st.composite
 def configs(draw):
     """Any allowed ModelConfig of small images."""
-    levels, mask = draw(st.integers(1, 2)), draw(st.sampled_from(["channels", "checkerboard"]))
-    narrowest = 1 if mask == "channels" else 2
+    levels, mask = draw(st.integers(1, 2)), draw(st.sampled_from(["channels", "first_channels", "checkerboard"]))
+    narrowest = 2 if mask == "checkerboard" else 1
     parts = {
         "image_shape": (
             draw(st.sampled_from([1, 2, 3])),
@@ -35,13 +35,14 @@ def configs(draw):
         "mask": mask,
         "permutation": draw(st.sampled_from(["lu", "plain", "orthogonal", "reverse", "shuffle"])),
         "network": draw(st.sampled_from(["conv", "gated"])),
-        "split_prior": draw(st.sampled_from(["learned", "standard"])),
-        "top_prior": draw(st.sampled_from(["learned", "border", "standard"])),
+        "split_prior": draw(st.sampled_from(["learned", "pixel", "standard"])),
+        "top_prior": draw(st.sampled_from(["learned", "border", "pixel", "standard"])),
         "class_conditional": draw(st.booleans()),
         "dequantization": draw(st.sampled_from(["uniform", "variational"])),
     }
     if parts["coupling"] == "affine":
         parts["scale"] = draw(st.sampled_from([None, "sigmoid", "exp", "tanh"]))
+        parts["shift"] = draw(st.sampled_from([None, "first", "last"]))
     if parts["coupling"] == "mixture":
         parts["num_mixtures"] = draw(st.integers(1, 4))
     if parts["network"] == "gated":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +14,14 @@ from glow.config import FlowConfig, ModelConfig
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
 from glow.models.flow import Flow, build_flow
 from glow.models.glow import Glow
+from glow.training.checkpoints.building import LimitedNumbers
 from glow.training.checkpoints.manager import find_checkpoint
 from glow.training.checkpoints.reading import TENSORS, read_config, read_shapes, read_tensors, weights_name
 
+Model = TypeVar("Model", bound=nn.Module)
 Shapes = Mapping[str, list[int]]
+SLACK = 4
+"""Numbers that building a model may ask for, over the numbers in it: it draws some and computes others of them."""
 
 
 def load_model(path: str | Path, which: str = "latest", weights: str = "ema", dtype: str = "float32") -> Glow:
@@ -36,9 +42,7 @@ def load_model(path: str | Path, which: str = "latest", weights: str = "ema", dt
     run = read_config(checkpoint)
     if run.is_of_vectors:
         raise ValueError(f"{checkpoint}: a flow of vectors, not a Glow of images")
-    tensors = _read_fitting(checkpoint, weights, lambda: Glow(run.model), _num_layers(run.model))
-    model = Glow(run.model)
-    model.load_state_dict(tensors)
+    model = _read_fitting(checkpoint, weights, lambda: Glow(run.model), _num_layers(run.model))
     set_compute_dtype(model, NETWORK_DTYPES["no" if dtype == "float32" else dtype])
     return model.eval()
 
@@ -54,10 +58,7 @@ def load_flow(path: str | Path, which: str = "latest", weights: str = "ema") -> 
     if not run.is_of_vectors:
         raise ValueError(f"{checkpoint}: a Glow of images, not a flow of vectors")
     prefix = "flow." if run.target.source else ""  # the bound was trained, and the flow is a part of it
-    tensors = _read_fitting(checkpoint, weights, lambda: build_flow(run.flow), _num_layers(run.flow), prefix)
-    flow = build_flow(run.flow)
-    flow.load_state_dict(tensors)
-    return flow.eval()
+    return _read_fitting(checkpoint, weights, lambda: build_flow(run.flow), _num_layers(run.flow), prefix).eval()
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
@@ -84,9 +85,9 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
 
 
 def _read_fitting(
-    checkpoint: Path, weights: str, build: Callable[[], nn.Module], num_layers: int, prefix: str = ""
-) -> dict[str, Tensor]:
-    """Read the weights of a model, once it is known that the model is as large as they are.
+    checkpoint: Path, weights: str, build: Callable[[], Model], num_layers: int, prefix: str = ""
+) -> Model:
+    """Build a model and read its weights, once it is known that the model is as large as they are.
 
     The configuration may be a stranger's: nothing of the size that it asks for is built before.
     """
@@ -96,14 +97,25 @@ def _read_fitting(
         raise ValueError(
             f"{checkpoint}: its weights do not fit its model: {len(found)} tensors, but {num_layers:,} layers"
         )
+    num_numbers = sum(math.prod(shape) for shape in found.values())
     try:
-        with torch.device("meta"):  # shapes without memory
-            expected = shapes_of(build().state_dict())
+        try:
+            with LimitedNumbers(SLACK * num_numbers + 10**6):
+                model = build()
+        except MemoryError:
+            with torch.device("meta"):  # shapes without memory; importing this takes seconds
+                model = build()
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{checkpoint}: its model cannot be built: {error}") from error
-    check_shapes(expected, {name.removeprefix(prefix): shape for name, shape in found.items()}, checkpoint)
+    check_shapes(
+        shapes_of(model.state_dict()),
+        {name.removeprefix(prefix): shape for name, shape in found.items()},
+        checkpoint,
+    )
     tensors = read_tensors(checkpoint, name)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    model = build() if next(model.parameters()).is_meta else model
+    model.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    return model
 
 
 def _num_layers(config: ModelConfig | FlowConfig) -> int:
