@@ -1,4 +1,5 @@
 # make demo: everything, from nothing, on real images.   make test: all tests.   make check: what CI runs.
+# make explore: the model of make demo in the browser, with sliders.
 # make docs: the documentation into build/site, where index.html opens without a server.
 # make digits-model: trains the model that comes with glow anew, about 3 minutes; it is then in glow/shipped.
 # make test-gpu: what only a GPU can show; make test hides GPUs.
@@ -7,10 +8,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: digits-model demo test test-gpu test-slurm test-trackers check lint types docs clean
+.PHONY: digits-model demo explore test test-gpu test-slurm test-trackers check lint types docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m pipelines.demo
+
+explore: .venv/explore
+	$(BIN)/glow explore --checkpoint runs/digits
 
 digits-model: .venv/demo
 	rm -rf build/shipped
@@ -52,7 +56,7 @@ docs: .venv/docs
 	@echo build/site/index.html
 
 # One virtual environment; the stamps say which extras are in it. Installing again is quick.
-.venv/demo .venv/test .venv/docs: .venv/%: pyproject.toml | $(BIN)/python
+.venv/demo .venv/explore .venv/test .venv/docs: .venv/%: pyproject.toml | $(BIN)/python
 	@echo "installing glow-flows[$*] into .venv: about 3 minutes and 5.5 GB the first time"
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@

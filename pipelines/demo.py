@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = evaluate.main(["--checkpoint", demo.output, "--data", demo.data, "--split", "test"])
     assert report is not None
     print(f"\nsample grid: {samples / 'grid-t0.70.png'}\nreport: {report / 'report.html'}")
+    print(f"the model with sliders, in a browser: make explore, or glow explore --checkpoint {demo.output}")
 
 
 if __name__ == "__main__":
