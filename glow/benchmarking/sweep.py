@@ -78,9 +78,13 @@ def read_variations(path: str) -> tuple[Variations, dict[str, Options]]:
     for name in (name for options in (flatten(content.options), *variations) for name in options):
         if name in OWN:
             raise ValueError(f"{path}: {name} is not allowed; the sweep has its own --output and --data")
-    named = {name_of(options): options for options in variations}
-    if len(named) < len(variations):
+    if len({_digest(options) for options in variations}) < len(variations):
         raise ValueError(f"{path}: two of its {len(variations)} runs are the same; give each one once")
+    named: dict[str, Options] = {}
+    for options in variations:
+        name = name_of(options)
+        # 1 and -1 give the same name.
+        named[f"{name}-{_digest(options)}" if name in named else name] = options
     return content, named
 
 
@@ -89,8 +93,11 @@ def name_of(options: Options) -> str:
     text = "-".join(f"{name}-{path_part(option_text(value))}" for name, value in options.items()) or "base"
     if len(text) <= MAX_NAME:
         return text
-    digest = hashlib.sha256(json.dumps(options, default=str).encode()).hexdigest()[:8]
-    return f"{text[: MAX_NAME - 9]}-{digest}"
+    return f"{text[: MAX_NAME - 9]}-{_digest(options)}"
+
+
+def _digest(options: Options) -> str:
+    return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def option_text(value: Any) -> str:
