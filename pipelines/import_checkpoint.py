@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options = {name: getattr(config, name) for name in OPTIONS if getattr(config, name) is not None}
     model, tensors = IMPORTERS[config.format](read_state_dict(config.path, KEYS.get(config.format)), **options)
     print(
-        f"L {model.num_levels}, K {model.num_steps_per_level}, width {model.hidden_channels}, {model.coupling}, "
+        f"L {model.num_levels}, K {model.steps_text}, width {model.hidden_channels}, {model.coupling}, "
         f"1x1 convolutions {model.permutation}; images {list(model.image_shape or ())}, {model.num_bits} bits"
     )
     state = State(step=0, images_seen=0)

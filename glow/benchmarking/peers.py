@@ -70,7 +70,7 @@ class NormflowsGlow(nn.Module):
             size = (height >> level, width >> level)
             num_channels = channels * 2 ** (level + 1)
             bases.append(_base((num_channels if is_last else num_channels // 2, *size), is_last, config))
-            blocks = [_block(num_channels, config) for _ in range(config.num_steps_per_level)]
+            blocks = [_block(num_channels, config) for _ in range(config.steps[level - 1])]
             flows.append([*blocks, normflows.flows.Squeeze()])
             merges += [] if is_last else [normflows.flows.Merge()]
         self.glow = normflows.MultiscaleFlow(bases, flows, merges, class_cond=False)

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from glow.models.images import bits_per_dim
 from glow.parallel.build import lay_out
 from glow.parallel.launching import build_accelerator
 from glow.parallel.placement import place
-from glow.training.starting import build_model
+from glow.training.starting import build_model, initialize
 from glow.training.tasks.find import find_task
 from glow.training.trainer import Trainer
 from glow.training.validation import eval_mode
@@ -99,15 +100,16 @@ def race(
     if is_peer:
         task.run = dataclasses.replace(task.run, model=comparable(task.run.model))
     run, batches = task.run, task.train_batches(0, Share())
-    first = next(batches)
     if is_peer:
+        first = [next(batches)]
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(run.train.seed)
             model: Any = NormflowsGlow(run.model)
-            model(*first.inputs)  # the first batch sets its ActNorms
+            model(*first[0].inputs)  # the first batch sets its ActNorms
     else:
         model = build_model(task, accelerator)
-        model.initialize(*first.inputs)
+        first = initialize(model, partial(next, batches), run.train)
+    batches = itertools.chain(first, batches)
     trainer = Trainer(lay_out(model, run, place(run, 0, 1), accelerator), model.num_dims, run, accelerator)
     reader = SplitReader(run.data.path, budget.split, run.data.root, run.data.size)
 
@@ -122,15 +124,13 @@ def race(
     ahead = per_image * num_last  # CPU time of the measurement at the end
     begin = clock()
     checking = 0.0
-    batch = first
     while (used := clock()) < budget.cpu_seconds - ahead:
         if (trainer.step and trainer.step % STEPS_BETWEEN_LOOKS == 0) or trainer.step == 3:
             step_seconds = (used - begin - checking) / trainer.step
             num_left = budget.num_checks - len(curve)
             left = (budget.cpu_seconds - ahead - used - num_left * per_image * NUM_CHECKED) / step_seconds
             _set_num_steps(trainer, trainer.step + max(1, round(left)))
-        trainer.train_step(batch)
-        batch = next(batches)
+        trainer.train_step(next(batches))
         if used > len(curve) * budget.cpu_seconds / budget.num_checks:
             before = clock()
             curve.append(check())

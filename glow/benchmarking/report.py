@@ -76,7 +76,7 @@ def describe_model(run: BenchmarkRun) -> str:
     model, train = run.model, run.train
     assert model.image_shape is not None
     return (
-        f"L {model.num_levels}, K {model.num_steps_per_level}, width {model.hidden_channels}, {model.coupling}; "
+        f"L {model.num_levels}, K {model.steps_text}, width {model.hidden_channels}, {model.coupling}; "
         f"{train.batch_size} images of {'x'.join(map(str, model.image_shape))}, {run.memory}"
         f"{', compiled' if run.compile else ''}"
     )

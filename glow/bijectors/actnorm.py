@@ -89,13 +89,13 @@ class ActNorm(Bijector):
         for x in inputs():
             total += x.sum(_all_but_channels(x), dtype=torch.float64)
             count += x.numel() // x.shape[1]
-        count_of_all = _all_sum(torch.full((), count, dtype=torch.float64, device=total.device))
-        mean = _all_sum(total) / count_of_all
+        count_of_all = all_sum(torch.full((), count, dtype=torch.float64, device=total.device))
+        mean = all_sum(total) / count_of_all
         squares = torch.zeros_like(total)
         for x in inputs():
             deviation = x - mean.to(x.dtype).view((1, -1) + (1,) * (x.dim() - 2))
             squares += deviation.square_().sum(_all_but_channels(x), dtype=torch.float64)
-        std = (_all_sum(squares) / count_of_all).sqrt()
+        std = (all_sum(squares) / count_of_all).sqrt()
         constant = std <= 1e-6 * mean.abs().clamp(min=1)
         if constant.any():
             channels = ", ".join(str(i) for i in constant.nonzero().flatten().tolist()[:8])
@@ -115,7 +115,7 @@ def _all_but_channels(x: Tensor) -> list[int]:
     return [dim for dim in range(x.dim()) if dim != 1]
 
 
-def _all_sum(values: Tensor) -> Tensor:
+def all_sum(values: Tensor) -> Tensor:
     """Sum over all processes (a collective), or return ``values`` where there is only one."""
     values = values.clone()
     if dist.is_available() and dist.is_initialized():

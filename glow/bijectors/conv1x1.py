@@ -28,6 +28,10 @@ class Conv1x1(Bijector, Reusing):
         """Return log|det W|, a scalar."""
         raise NotImplementedError
 
+    def set_weight(self, weight: Tensor) -> None:
+        """Make W the matrix ``weight``, ``[C, C]``, float64; up to rounding."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to latents."""
         self.forget()
@@ -65,6 +69,11 @@ class PlainConv1x1(Conv1x1):
         """Return W, ``[C, C]``."""
         return self.matrix
 
+    @torch.no_grad()
+    def set_weight(self, weight: Tensor) -> None:
+        """Make W the matrix ``weight``, ``[C, C]``, float64; up to rounding."""
+        self.matrix.copy_(weight)
+
     def log_abs_det(self) -> Tensor:
         """Return log|det W|, a scalar."""
         return torch.linalg.slogdet(self.matrix.double()).logabsdet.to(self.matrix.dtype)
@@ -83,13 +92,23 @@ class LUConv1x1(Conv1x1):
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
-        permutation, lower, upper = torch.linalg.lu(_random_rotation(num_channels).double())
+        self.lower = nn.Parameter(torch.zeros(num_channels, num_channels))
+        self.upper = nn.Parameter(torch.zeros(num_channels, num_channels))
+        self.log_s = nn.Parameter(torch.zeros(num_channels))
+        self.register_buffer("permutation", torch.zeros(num_channels, num_channels))
+        self.register_buffer("sign", torch.zeros(num_channels))
+        self.set_weight(_random_rotation(num_channels).double())
+
+    @torch.no_grad()
+    def set_weight(self, weight: Tensor) -> None:
+        """Make W the matrix ``weight``, ``[C, C]``, float64; up to rounding."""
+        permutation, lower, upper = torch.linalg.lu(weight)
         diagonal = upper.diagonal()
-        self.lower = nn.Parameter(lower.tril(-1).float())
-        self.upper = nn.Parameter(upper.triu(1).float())
-        self.log_s = nn.Parameter(diagonal.abs().log().float())
-        self.register_buffer("permutation", permutation.float())
-        self.register_buffer("sign", diagonal.sign().float())
+        self.permutation.copy_(permutation)
+        self.lower.copy_(lower.tril(-1))
+        self.upper.copy_(upper.triu(1))
+        self.log_s.copy_(diagonal.abs().log())
+        self.sign.copy_(diagonal.sign())
 
     def weight(self) -> Tensor:
         """Return W, ``[C, C]``."""

@@ -1,8 +1,8 @@
-"""The data-dependent initialisation of ActNorms, from one batch or from its microbatches."""
+"""The data-dependent initialisation of ActNorms and 1x1 convolutions, from one batch or from its microbatches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -10,9 +10,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from glow.bijectors.actnorm import ActNorm
+from glow.bijectors.actnorm import ActNorm, all_sum
+from glow.bijectors.conv1x1 import Conv1x1
 
 State = TypeVar("State")
+MIN_VARIANCE = 1e-6  # of a direction that is scaled to variance 1; channels have variance 1 before
 
 
 @torch.no_grad()
@@ -69,6 +71,41 @@ def initialize_part(module: nn.Module, run: Callable[[State], State], states: li
             actnorm.await_data(_pass)
         for index, state in enumerate(states):
             states[index] = run(state)
+
+
+@torch.no_grad()
+def whiten(conv: Conv1x1, inputs: Callable[[], Iterable[Tensor]]) -> None:
+    """Set a 1x1 convolution that follows an ActNorm, so that its outputs are uncorrelated with variance 1.
+
+    ``W = D^(-1/2) V^T``, where V D V^T is the correlation matrix of the channels over all pixels; the direction with
+    the largest variance comes first. The ActNorm that scales each channel to variance 1 is not set here, and not used.
+    This is a collective: N processes set what one process would set from all their parts.
+
+    Args:
+        conv: The convolution.
+        inputs: Gives the parts of a batch, each ``[N, C, H, W]``, before the ActNorm. It is called twice.
+
+    Source: principal component analysis; Bell & Sejnowski 1997 for images.
+    """
+    parts = ((pixels.sum(0), len(pixels)) for pixels in map(_pixels, inputs()))
+    totals, counts = zip(*parts, strict=True)
+    count = all_sum(torch.full_like(totals[0][0], sum(counts)))
+    mean = all_sum(torch.stack(totals).sum(0)) / count
+    deviations = (_pixels(x) - mean for x in inputs())
+    squares = torch.stack([deviation.T @ deviation for deviation in deviations]).sum(0)
+    covariance = all_sum(squares) / count
+    std = covariance.diagonal().sqrt()
+    std = torch.where(std <= 1e-6 * mean.abs().clamp(min=1), 1.0, std)  # constant: ActNorm leaves it alone
+    variances, directions = torch.linalg.eigh(covariance / std.outer(std))
+    variances, directions = variances.flip(0).clamp(min=MIN_VARIANCE), directions.flip(1)
+    # Of a direction and its opposite, always the same one.
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    conv.set_weight((directions * largest.sign() * variances.rsqrt()).T)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """Return the pixels ``[N H W, C]`` of ``x [N, C, H, W]``, in float64."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1]).double()
 
 
 class _Reached(Exception):

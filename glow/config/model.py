@@ -25,9 +25,10 @@ class ModelConfig:
     num_levels: int = 3
     """The paper's L: number of levels. Each one is a squeeze, num_steps_per_level flow steps and a split; the last has
     no split. Height and width must be divisible by 2^num_levels."""
-    num_steps_per_level: int = 32
-    """The paper's K: number of flow steps (ActNorm, 1x1 convolution, coupling) in each level. Time and memory grow with
-    it; for many steps see --memory."""
+    num_steps_per_level: int | tuple[int, ...] = 32
+    """The paper's K: number of flow steps (ActNorm, 1x1 convolution, coupling) in each level. One number, or one for
+    each level, as in '[10, 6, 4]', shallowest level first. Time and memory grow with it; for many steps see
+    --memory."""
     hidden_channels: int = 512
     """Width of the coupling networks: channels in their hidden layers. The paper uses 512."""
     coupling: Literal["affine", "additive", "mixture"] = "affine"
@@ -83,10 +84,16 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         require(1 <= self.num_bits <= 8, "model.num_bits", self.num_bits, "give 1 to 8")
-        for name in ("num_levels", "num_steps_per_level", "hidden_channels"):
+        for name in ("num_levels", "hidden_channels"):
             value = getattr(self, name)
             require(value >= 1, f"model.{name}", value, "give 1 or more")
         require(self.num_levels <= MAX_LEVELS, "model.num_levels", self.num_levels, f"give at most {MAX_LEVELS}")
+        steps = self.num_steps_per_level
+        if not isinstance(steps, int):
+            object.__setattr__(self, "num_steps_per_level", steps := tuple(steps))
+        advice = f"give one number, or {self.num_levels}, one for each level (model.num_levels)"
+        require(len(self.steps) == self.num_levels, "model.num_steps_per_level", steps, advice)
+        require(min(self.steps) >= 1, "model.num_steps_per_level", steps, "give 1 or more")
         if self.image_shape is not None:
             object.__setattr__(self, "image_shape", tuple(self.image_shape))
             require(
@@ -106,6 +113,18 @@ class ModelConfig:
                 "the data with another --size",
             )
         self._check_combination()
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Number of flow steps of each level, shallowest level first."""
+        steps = self.num_steps_per_level
+        return (steps,) * self.num_levels if isinstance(steps, int) else steps
+
+    @property
+    def steps_text(self) -> str:
+        """The paper's K in a line of text: one number, or as in 10/6/4."""
+        steps = self.num_steps_per_level
+        return str(steps) if isinstance(steps, int) else "/".join(map(str, steps))
 
     def _check_combination(self) -> None:
         """Check that the parts go together."""

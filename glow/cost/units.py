@@ -116,10 +116,10 @@ def cut(costs: Sequence[UnitCost], num_stages: int) -> list[range]:
 def _unit_costs(
     config: ModelConfig, memory: str, anchor_every: int | None, network_dtype: torch.dtype, device_type: str
 ) -> Iterator[UnitCost]:
-    num_steps = config.num_steps_per_level
     # All steps of a level cost the same, so one is enough, whatever their number.
     single = dataclasses.replace(config, num_steps_per_level=1)
-    for squeeze, first, within, prior in _level_costs(single, memory, network_dtype, device_type):
+    levels = _level_costs(single, memory, network_dtype, device_type)
+    for num_steps, (squeeze, first, within, prior) in zip(config.steps, levels, strict=True):
         yield squeeze
         yield from (within if index % (anchor_every or num_steps) else first for index in range(num_steps))
         yield prior

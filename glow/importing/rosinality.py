@@ -66,11 +66,11 @@ def _config(theirs: State, image_size: int, num_bits: int) -> ModelConfig:
 def _convert(theirs: State, config: ModelConfig) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for level in range(config.num_levels):
-        first = level * (config.num_steps_per_level + 2)  # the squeeze
-        for step in range(config.num_steps_per_level):
+        first = level * (config.steps[level] + 2)  # the squeeze
+        for step in range(config.steps[level]):
             prefix = f"chain.{first + 1 + step}.bijector.bijectors"
             ours |= named(prefix, _convert_step(theirs, f"blocks.{level}.flows.{step}", config))
-        prior, source = f"chain.{first + 1 + config.num_steps_per_level}.bijector.conv", f"blocks.{level}.prior"
+        prior, source = f"chain.{first + 1 + config.steps[level]}.bijector.conv", f"blocks.{level}.prior"
         ours |= {
             f"{prior}.weight": theirs[f"{source}.conv.weight"],
             f"{prior}.bias": theirs[f"{source}.conv.bias"],

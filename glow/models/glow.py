@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijectors.base import Bijector, Composition, sum_per_example
-from glow.bijectors.initialization import initialize_actnorms, initialize_part
+from glow.bijectors.conv1x1 import Conv1x1
+from glow.bijectors.initialization import initialize_actnorms, initialize_part, whiten
 from glow.bijectors.squeeze import Squeeze
 from glow.config import ModelConfig
 from glow.execution.memory import ChainRunner, Tape, run_step
@@ -101,13 +102,13 @@ class Glow(nn.Module):
         self.levels: list[range] = []
         self.state_shapes: list[tuple[int, int, int]] = []
         channels, height, width = config.image_shape
-        for level in range(config.num_levels):
+        for level, num_steps in enumerate(config.steps):
             self.state_shapes.append((channels, height, width))
             shape = channels, height, width = 4 * channels, height // 2, width // 2
-            self.state_shapes += [shape] * (config.num_steps_per_level + 1)
+            self.state_shapes += [shape] * (num_steps + 1)
             units.append(Unit(Squeeze()))
-            units.extend(Unit(flow_step(shape, index, config)) for index in range(config.num_steps_per_level))
-            self.levels.append(range(len(units) - 1 - config.num_steps_per_level, len(units) + 1))
+            units.extend(Unit(flow_step(shape, index, config)) for index in range(num_steps))
+            self.levels.append(range(len(units) - 1 - num_steps, len(units) + 1))
             is_last = level == config.num_levels - 1
             num_latent = channels if is_last else channels // 2
             units.append(Unit(top_prior(shape, config) if is_last else split_prior(shape, config), num_latent))
@@ -208,9 +209,7 @@ class Glow(nn.Module):
                 x = unit.decode(x, remaining.pop() if unit.num_latent_channels else None, context)
         return x
 
-    def sample(
-        self, noise: Tensor, temperature: float | Sequence[float] | Sequence[Tensor], labels: Tensor | None = None
-    ) -> Tensor:
+    def sample(self, noise: Tensor, temperature: float | Sequence[float], labels: Tensor | None = None) -> Tensor:
         """Return the uint8 images ``[N, C, H, W]`` of standard normal noise ``[N, C*H*W]`` times the temperature.
 
         Args:
@@ -224,7 +223,7 @@ class Glow(nn.Module):
         """
         return quantize(self.decode(self.scale_noise(noise, temperature), labels), self.config.num_bits)
 
-    def scale_noise(self, noise: Tensor, temperature: float | Sequence[float] | Sequence[Tensor]) -> list[Tensor]:
+    def scale_noise(self, noise: Tensor, temperature: float | Sequence[float]) -> list[Tensor]:
         """Cut noise ``[N, C*H*W]`` into the latents of the levels, times the temperature; see ``sample``."""
         num_levels = len(self.latent_shapes)
         temperatures = [temperature] * num_levels if isinstance(temperature, int | float) else temperature
@@ -248,7 +247,13 @@ class Glow(nn.Module):
         self.runner = ChainRunner(mode, anchor_every)
 
     def initialize(
-        self, images: Tensor, noise: Tensor, labels: Tensor | None = None, *, microbatch_size: int | None = None
+        self,
+        images: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        *,
+        microbatch_size: int | None = None,
+        whitens: bool = False,
     ) -> None:
         """Set all ActNorms from a batch (a collective: from the batches of all processes).
 
@@ -260,11 +265,12 @@ class Glow(nn.Module):
             noise: Of the same shape.
             labels: Classes ``[N]``, or None.
             microbatch_size: Images that are computed at once; the result is the same, up to rounding. None: all.
+            whitens: Whether to set also the first 1x1 convolution of each level, by ``whiten``. It must be learned.
         """
         device = next(self.parameters()).device
         given = [value for value in (images, noise, labels) if value is not None]
         states: list[tuple[Tensor, ...]] = list(zip(*(v.split(microbatch_size or len(v)) for v in given), strict=True))
-        if len(states) == 1:
+        if len(states) == 1 and not whitens:
             initialize_actnorms(self, *(value.to(device) for value in states[0]))
             return
 
@@ -278,7 +284,13 @@ class Glow(nn.Module):
 
         with torch.autocast(device.type, enabled=False):
             initialize_part(self.dequantizer or nn.Module(), enter, states, "dequantizer")
+            first_steps = {level[1] for level in self.levels}  # after the squeeze
             for index, unit in enumerate(self.chain):
+                if whitens and index in first_steps:
+                    assert isinstance(unit.bijector, Composition)
+                    conv = unit.bijector.bijectors[1]
+                    assert isinstance(conv, Conv1x1)
+                    whiten(conv, lambda: (x for x, *_ in states))
                 initialize_part(unit, partial(advance, unit), states, f"chain.{index}")
 
 

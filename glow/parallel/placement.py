@@ -34,7 +34,7 @@ def place(run: TrainRun, rank: int, num_processes: int) -> Placement:
     num_replicas, rest = divmod(num_processes, config.stages)
     if rest:
         raise ValueError(f"parallel.stages: {config.stages}, but {num_processes} processes are not a multiple of it")
-    num_steps = run.model.num_levels * run.model.num_steps_per_level
+    num_steps = sum(run.model.steps)
     if config.stages > num_steps:
         raise ValueError(
             f"parallel.stages: {config.stages}, but the model has {num_steps} flow steps, one or more a stage"

@@ -160,7 +160,9 @@ def _memory(run: TrainRun, costs: Sequence[UnitCost], units: range, part: _Part)
         kept_bytes=ahead + sum(kept),
         working_bytes=most - ahead - sum(kept),
         waiting_bytes=num_waiting * costs[0].state_bytes,
-        start_bytes=_start_bytes(costs, part.images, share),
+        start_bytes=_start_bytes(
+            costs, part.images, max(share, math.ceil((run.train.whitening_images or 0) / part.num_replicas))
+        ),
     )
 
 

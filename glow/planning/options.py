@@ -63,7 +63,7 @@ def options(run: TrainRun, num_processes: int, capacity_bytes: float, images: in
         images: Microbatch for ``needed_bytes``.
     """
     found = []
-    for parallel in _layouts(run.parallel, num_processes, run.model.num_levels * run.model.num_steps_per_level):
+    for parallel in _layouts(run.parallel, num_processes, sum(run.model.steps)):
         for memory in MEMORY_MODES:
             candidate = in_mode(run, memory, parallel)
             sizes = microbatch_sizes(candidate, num_processes)

@@ -21,7 +21,7 @@ def model_text(run: TrainRun) -> str:
     assert model.image_shape is not None
     whole = process_memory(in_mode(run, "stored"), 1, 1)[0]
     return (
-        f"{'x'.join(map(str, model.image_shape))} images; L {model.num_levels}, K {model.num_steps_per_level}, width "
+        f"{'x'.join(map(str, model.image_shape))} images; L {model.num_levels}, K {model.steps_text}, width "
         f"{model.hidden_channels}, {model.coupling}: {_scaled(whole.num_parameters)} parameters, "
         f"{_scaled(whole.num_macs)} multiply-accumulates in a forward pass of one image"
     )

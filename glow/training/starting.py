@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from glow.config import TrainConfig
 from glow.data.read.batch import Share
 from glow.execution.precision import NETWORK_DTYPES, set_compute_dtype
 from glow.models.glow import Glow
@@ -48,13 +50,22 @@ def start(
         weights = read_by_main(lambda: initial_weights(task.run), accelerator)
         load_weights(model, weights, Path(task.run.init_from))
     else:
-        first = stop.next_of(batches)
-        if isinstance(model, Glow):
-            model.initialize(*first.inputs, microbatch_size=task.run.train.microbatch_size)
-        else:
-            model.initialize(*(value.to(accelerator.device) for value in first.inputs))
-        batches = itertools.chain([first], batches)
+        first = initialize(model, lambda: stop.next_of(batches), task.run.train)
+        batches = itertools.chain(first, batches)
     return model, batches
+
+
+def initialize(model: Model, draw: Callable[[], TrainingBatch], train: TrainConfig) -> list[TrainingBatch]:
+    """Set what a new model takes from data, and return the batches that it was taken from (a collective)."""
+    batches = [draw() for _ in range(math.ceil((train.whitening_images or 1) / train.batch_size))]
+    inputs = [torch.cat(values) for values in zip(*(batch.inputs for batch in batches), strict=True)]
+    if isinstance(model, Glow):
+        size = train.microbatch_size or len(batches[0])
+        model.initialize(*inputs, microbatch_size=size, whitens=train.whitening_images is not None)
+    else:
+        device = next(model.parameters()).device
+        model.initialize(*(value.to(device) for value in inputs))
+    return batches
 
 
 def start_facts(task: Task, found: Resumption | None, accelerator: Accelerator) -> dict[str, Any]:

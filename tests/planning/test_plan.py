@@ -31,11 +31,15 @@ def test_prediction_is_within_15_percent_of_what_is_measured(memory):
     assert predicted.kept_bytes - batch_bytes == pytest.approx(measure_kept(run, 16, CPU), rel=0.02)
 
 
-def test_start_takes_what_is_predicted_and_little_with_microbatches():
+@pytest.mark.parametrize("whitens", [False, True])
+def test_start_takes_what_is_predicted_and_little_with_microbatches(whitens):
     with allocations(CPU) as counted:
         model = Glow(MODEL)
-        model.initialize(*random_inputs(MODEL, 16), microbatch_size=2)
-    parts, whole = (process_memory(RUN, 1, images, "cpu")[0].start_bytes for images in (2, 16))
+        model.initialize(*random_inputs(MODEL, 16), microbatch_size=2, whitens=whitens)
+    small = TrainConfig(batch_size=2, whitening_images=16)
+    run = dataclasses.replace(RUN, train=small) if whitens else RUN
+    parts = process_memory(run, 1, 2, "cpu")[0].start_bytes
+    whole = process_memory(RUN, 1, 16, "cpu")[0].start_bytes
     assert parts == pytest.approx(counted.peak_bytes, rel=0.15)
     assert parts < 0.3 * whole
 

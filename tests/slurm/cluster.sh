@@ -8,7 +8,8 @@ set -euo pipefail
 self=$(readlink -f "${BASH_SOURCE[0]}")
 dir=$(readlink -m "${2:?usage: cluster.sh up|down DIR}")
 nodes=3 net=10.77.3 freezer=/sys/fs/cgroup/freezer
-group=$freezer/glow-slurm-$(basename "$dir")
+# A name that no other cluster has: what one leaves behind that was killed must not keep the next from starting.
+group=$freezer/glow-slurm-$(cksum <<<"$dir" | cut -d ' ' -f 1)
 export PATH=$PATH:/usr/sbin:/sbin SLURM_CONF=$dir/slurm.conf
 
 fail() { echo "cluster.sh: $*" >&2; exit 1; }
@@ -31,7 +32,7 @@ install_slurm() {
 configure() {
   local track=cgroup
   # By cgroup a signal reaches the task alone, as on most clusters; linuxproc would pass it to all descendants.
-  mkdir "$group" 2>/dev/null || track=linuxproc
+  mkdir -p "$group" 2>/dev/null || track=linuxproc
   (umask 077; head -c 128 /dev/urandom >"$dir/munge/key")
   { echo "127.0.0.1 localhost"; echo "$net.100 control"; for ((i = 1; i <= nodes; i++)); do echo "$net.$i node$i"; done; } >"$dir/hosts"
   echo "CgroupPlugin=cgroup/v1" >"$dir/cgroup.conf"
@@ -91,7 +92,7 @@ up() {
       "$dir/slurm.conf" "$dir/hostnames" $name $! $name >"$dir/bin/$name"
     chmod 755 "$dir/bin/$name"
   done
-  for ((i = 0; i < 150; i++)); do
+  for ((i = 0; i < 600; i++)); do   # 2 minutes: the machine may be busy
     [[ $("$dir/bin/sinfo" -h -N -p main -o %T 2>/dev/null | grep -cx idle) != "$nodes" ]] || return 0
     is_up || break
     sleep 0.2
@@ -129,7 +130,7 @@ node() { # the init of a node's PID namespace
   ip link set lo up
   ip addr add "$net.$1/24" dev eth0
   ip link set eth0 up
-  [[ ! -d $group ]] || { mkdir "$group/node$1"; mount --bind "$group/node$1" "$freezer"; }
+  [[ ! -d $group ]] || { mkdir -p "$group/node$1"; mount --bind "$group/node$1" "$freezer"; }
   slurmd -D &   # not exec: an init has to collect orphans
   wait $!
 }

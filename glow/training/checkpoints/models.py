@@ -122,5 +122,5 @@ def _num_layers(config: ModelConfig | FlowConfig) -> int:
     """Return the number of layers; each has at least one tensor of its own."""
     if isinstance(config, FlowConfig):
         return config.num_layers * (config.num_hidden_layers or 1)
-    steps = config.num_levels * config.num_steps_per_level * (config.num_network_blocks or 1)
+    steps = sum(config.steps) * (config.num_network_blocks or 1)
     return steps + (config.dequantization_steps or 0)
