@@ -123,15 +123,18 @@ def _config(theirs: State, names: _Names, image_size: int | None, num_bits: int)
 
 def _tensors(theirs: State, config: ModelConfig, names: _Names) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
-    length = config.num_levels * (config.steps[0] + 2)  # both chains have the same places
-    for place in range(length - 1):
-        within, source = place % (config.steps[0] + 2), f"flow.layers.{place}"
-        if within == config.steps[0] + 1:
-            ours |= named(f"chain.{place}.bijector.conv", _last_convolution(theirs, f"{source}.conv", names, True))
-        elif within:
-            ours |= named(f"chain.{place}.bijector.bijectors", _step(theirs, source, config, names))
-    if config.top_prior == "learned":
-        ours |= named(f"chain.{length - 1}.bijector", _top_prior(theirs, names))
+    place = 0  # the same in both chains
+    for level, num_steps in enumerate(config.steps):
+        for _ in range(num_steps):
+            place += 1
+            ours |= named(f"chain.{place}.bijector.bijectors", _step(theirs, f"flow.layers.{place}", config, names))
+        place += 1
+        if level < config.num_levels - 1:
+            split = _last_convolution(theirs, f"flow.layers.{place}.conv", names, True)
+            ours |= named(f"chain.{place}.bijector.conv", split)
+        elif config.top_prior == "learned":
+            ours |= named(f"chain.{place}.bijector", _top_prior(theirs, names))
+        place += 1
     return ours
 
 

@@ -73,7 +73,7 @@ def _tensors(theirs: State, config: ModelConfig) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     place, num_levels = 0, config.num_levels
     for level in range(num_levels):
-        for step in range(config.steps[0]):
+        for step in range(config.steps[level]):
             place += 1
             source = _step_name(level, step, num_levels)
             ours |= named(f"chain.{place}.bijector.bijectors", _step(theirs, source, config))

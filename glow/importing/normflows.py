@@ -109,15 +109,17 @@ def _tensors(theirs: State, config: ModelConfig) -> dict[str, Tensor]:
     assert config.image_shape is not None
     channels, height, width = config.image_shape
     ours: dict[str, Tensor] = {}
-    for level in range(config.num_levels):
-        first, other = level * (config.steps[0] + 2), config.num_levels - 1 - level
+    place = 0
+    for level, num_steps in enumerate(config.steps):
+        other = config.num_levels - 1 - level
         channels, height, width = 4 * channels, height // 2, width // 2
-        for step in range(config.steps[0]):
-            block = f"flows.{other}.{config.steps[0] - 1 - step}"
-            ours |= named(f"chain.{first + 1 + step}.bijector.bijectors", _step(theirs, block, config))
+        for step in reversed(range(num_steps)):
+            place += 1
+            ours |= named(f"chain.{place}.bijector.bijectors", _step(theirs, f"flows.{other}.{step}", config))
         channels //= 1 if other == 0 else 2
-        prior = _prior(theirs, f"q0.{other}", (channels, height, width))
-        ours |= named(f"chain.{first + 1 + config.steps[0]}.bijector", prior)
+        place += 1
+        ours |= named(f"chain.{place}.bijector", _prior(theirs, f"q0.{other}", (channels, height, width)))
+        place += 1
     return ours
 
 

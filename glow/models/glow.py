@@ -209,9 +209,7 @@ class Glow(nn.Module):
                 x = unit.decode(x, remaining.pop() if unit.num_latent_channels else None, context)
         return x
 
-    def sample(
-        self, noise: Tensor, temperature: float | Sequence[float] | Sequence[Tensor], labels: Tensor | None = None
-    ) -> Tensor:
+    def sample(self, noise: Tensor, temperature: float | Sequence[float], labels: Tensor | None = None) -> Tensor:
         """Return the uint8 images ``[N, C, H, W]`` of standard normal noise ``[N, C*H*W]`` times the temperature.
 
         Args:
@@ -225,7 +223,7 @@ class Glow(nn.Module):
         """
         return quantize(self.decode(self.scale_noise(noise, temperature), labels), self.config.num_bits)
 
-    def scale_noise(self, noise: Tensor, temperature: float | Sequence[float] | Sequence[Tensor]) -> list[Tensor]:
+    def scale_noise(self, noise: Tensor, temperature: float | Sequence[float]) -> list[Tensor]:
         """Cut noise ``[N, C*H*W]`` into the latents of the levels, times the temperature; see ``sample``."""
         num_levels = len(self.latent_shapes)
         temperatures = [temperature] * num_levels if isinstance(temperature, int | float) else temperature

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram, export
@@ -26,7 +29,8 @@ class _Sample(nn.Module):
         self.glow = glow
 
     def forward(self, noise: Tensor, temperature: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.glow.sample(noise, temperature.unbind(), labels)
+        numbers = cast("Sequence[float]", temperature.unbind())  # the user of the program gives them
+        return self.glow.sample(noise, numbers, labels)
 
 
 @torch.no_grad()
