@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijectors.actnorm import ActNorm, all_sum
+from glow.bijectors.base import Bijector
 from glow.bijectors.conv1x1 import Conv1x1
 
 State = TypeVar("State")
@@ -74,7 +75,7 @@ def initialize_part(module: nn.Module, run: Callable[[State], State], states: li
 
 
 @torch.no_grad()
-def whiten(conv: Conv1x1, inputs: Callable[[], Iterable[Tensor]]) -> None:
+def whiten(conv: Bijector, inputs: Callable[[], Iterable[Tensor]]) -> None:
     """Set a 1x1 convolution that follows an ActNorm, so that its outputs are uncorrelated with variance 1.
 
     ``W = D^(-1/2) V^T``, where V D V^T is the correlation matrix of the channels over all pixels; the direction with
@@ -82,11 +83,12 @@ def whiten(conv: Conv1x1, inputs: Callable[[], Iterable[Tensor]]) -> None:
     This is a collective: N processes set what one process would set from all their parts.
 
     Args:
-        conv: The convolution.
+        conv: The convolution, a ``Conv1x1`` with ``set_weight``.
         inputs: Gives the parts of a batch, each ``[N, C, H, W]``, before the ActNorm. It is called twice.
 
     Source: principal component analysis; Bell & Sejnowski 1997 for images.
     """
+    assert isinstance(conv, Conv1x1)
     parts = ((pixels.sum(0), len(pixels)) for pixels in map(_pixels, inputs()))
     totals, counts = zip(*parts, strict=True)
     count = all_sum(torch.full_like(totals[0][0], sum(counts)))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijectors.base import Bijector, Composition, sum_per_example
-from glow.bijectors.conv1x1 import Conv1x1
 from glow.bijectors.initialization import initialize_actnorms, initialize_part, whiten
 from glow.bijectors.squeeze import Squeeze
 from glow.config import ModelConfig
@@ -288,9 +287,7 @@ class Glow(nn.Module):
             for index, unit in enumerate(self.chain):
                 if whitens and index in first_steps:
                     assert isinstance(unit.bijector, Composition)
-                    conv = unit.bijector.bijectors[1]
-                    assert isinstance(conv, Conv1x1)
-                    whiten(conv, lambda: (x for x, *_ in states))
+                    whiten(unit.bijector.bijectors[1], lambda: (x for x, *_ in states))
                 initialize_part(unit, partial(advance, unit), states, f"chain.{index}")
 
 
