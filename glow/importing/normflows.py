@@ -128,7 +128,9 @@ def _prior(theirs: State, source: str, shape: tuple[int, int, int]) -> dict[str,
     if f"{source}.loc_logs" in theirs:  # GlowBase: a number a channel
         own = [theirs[f"{source}.{name}"][0] * (3 * theirs[f"{source}.{name}_logs"][0]).exp() for name in names]
         if f"{source}.loc_cc" in theirs:
-            of_class = [theirs[f"{source}.{name}_cc"].T[:, None, None].expand(*shape, -1) for name in names]
+            of_class = [
+                theirs[f"{source}.{name}_cc"].transpose(0, 1)[:, None, None].expand(*shape, -1) for name in names
+            ]
     elif _num_classes(theirs, source):
         of_class = [theirs[f"{source}.{name}"] for name in names]
         own = [torch.zeros_like(tensor[..., 0]) for tensor in of_class]
