@@ -20,7 +20,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "levels": (*CHOICE, "temperature"),
     "mix": (*CHOICE, "levels"),
     "inpaint": (*CHOICE, "mask", "num_draws"),
-    "restore": (*CHOICE, "sigma", "num_draws"),
+    "restore": (*CHOICE, "sigma", "observed", "num_draws"),
     "neighbours": (*DATA, "num_images", "temperature"),
     "classifier": DATA,
     "quality": (*DATA, "num_images", "temperature", "features"),
@@ -88,6 +88,9 @@ class EditRun(CheckpointChoice):
     file, whose bright pixels are missing."""
     sigma: float = 0.1
     """Standard deviation of the noise in the images of restore; the range of all grey levels is 1."""
+    observed: Literal["pixels", "half_size", "grey"] = "pixels"
+    """What restore takes from the images. pixels: all of it. half_size: the means of 2x2 pixels, so that it draws the
+    details. grey: the mean of the channels, so that it draws the colours."""
     num_draws: int = 200
     """Steps of each of the four chains of inpaint and restore; the first half is a warm-up."""
     features: str | None = None

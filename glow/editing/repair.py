@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from glow.editing.chains import LogDensity, effective_samples, hmc, split_r_hat
 from glow.models.glow import standard_normal_log_prob
@@ -16,6 +17,15 @@ from glow.randomness import generator
 from glow.trained.images import TrainedGlow
 
 NUM_CHAINS = 4
+# What is seen of an image ``[N, C, H, W]``, and an image that looks like what is seen.
+OBSERVED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, int], Tensor]]] = {
+    "pixels": (lambda x: x, lambda y, channels: y),
+    "half_size": (
+        lambda x: functional.avg_pool2d(x, 2),
+        lambda y, channels: functional.interpolate(y, scale_factor=2),
+    ),
+    "grey": (lambda x: x.mean(1, keepdim=True), lambda y, channels: y.expand(-1, channels, -1, -1)),
+}
 
 
 @dataclass(frozen=True)
@@ -63,15 +73,23 @@ def given_known(model: TrainedGlow, points: Tensor, is_missing: Tensor, label: i
     return density
 
 
-def given_noisy(model: TrainedGlow, points: Tensor, sigma: float, label: int | None = None) -> LogDensity:
-    """Return the log-density of an image, up to a constant, given itself plus normal noise, ``points [C, H, W]``.
+def given_noisy(
+    model: TrainedGlow, seen: Tensor, sigma: float, label: int | None = None, observed: str = "pixels"
+) -> LogDensity:
+    """Return the log-density of an image, up to a constant, given what is seen of it plus normal noise.
 
-    The noise has the standard deviation ``sigma``, where the range of all grey levels is 1.
+    Args:
+        model: The model.
+        seen: ``[c, h, w]``.
+        sigma: Standard deviation of the noise, where the range of all grey levels is 1.
+        label: The class, of a class-conditional model.
+        observed: What is seen: one of OBSERVED.
     """
+    observe, _ = OBSERVED[observed]
 
     def density(x: Tensor) -> Tensor:
-        whole = x.view(-1, *points.shape)
-        distance = (whole - points).square().flatten(1).sum(1)
+        whole = x.view(-1, *model.glow.image_shape)
+        distance = (observe(whole) - seen).square().flatten(1).sum(1)
         return log_density(model, whole, label) - distance / (2 * sigma**2)
 
     return density
@@ -131,21 +149,31 @@ def inpaint(
 
 
 def restore(
-    model: TrainedGlow, image: Tensor, sigma: float, label: int | None = None, seed: int = 0, num_steps: int = 300
+    model: TrainedGlow,
+    image: Tensor,
+    sigma: float,
+    label: int | None = None,
+    seed: int = 0,
+    num_steps: int = 300,
+    observed: str = "pixels",
 ) -> Repaired:
-    """Draw the images that an image with normal noise may have been.
+    """Draw the images that an image with normal noise, of which not all may be known, may have been.
 
     Args:
         model: The model.
-        image: The noisy image, uint8 ``[C, H, W]``.
-        sigma: Standard deviation of the noise, where the range of all grey levels is 1.
+        image: The noisy image, uint8 ``[C, H, W]``. What is not observed in it does not matter.
+        sigma: Standard deviation of the noise in what is observed, where the range of all grey levels is 1.
         label: The class, of a class-conditional model, which needs it.
         seed: Of the chains.
         num_steps: Steps of each chain; the first half is a warm-up.
+        observed: What is known: ``pixels``, all of it; ``half_size``, the means of 2x2 pixels; ``grey``, the mean of
+            the channels.
 
     Raises:
-        ValueError: when sigma is less than half a grey level of the model.
+        ValueError: when sigma is less than half a grey level of the model, or the image has an odd side to be halved.
     """
+    if observed == "half_size" and any(side % 2 for side in image.shape[1:]):
+        raise ValueError(f"observed: half_size needs even sides, but the image is {list(image.shape[1:])}")
     least = 0.5 / 2**model.glow.config.num_bits
     if not sigma >= least:
         raise ValueError(f"sigma: {sigma} is not allowed; give half a grey level, {least:g}, or more")
@@ -153,12 +181,14 @@ def restore(
     centre = torch.full(image[None].shape, 0.5, dtype=next(model.glow.parameters()).dtype)
     noisy = dequantize(image[None], centre, model.glow.config.num_bits)[0].to(device)
     noise = generator(seed, "restore").standard_normal((NUM_CHAINS, noisy.numel()))
-    start = noisy.flatten() + sigma * torch.from_numpy(noise).to(noisy)
+    observe, fill = OBSERVED[observed]
+    seen = observe(noisy[None])
+    start = fill(seen, len(noisy)).flatten() + sigma * torch.from_numpy(noise).to(noisy)
 
     def whole(x: Tensor) -> Tensor:
         return x.view(-1, *noisy.shape)
 
-    return _run(model, given_noisy(model, noisy, sigma, label), start, whole, seed, num_steps)
+    return _run(model, given_noisy(model, seen[0], sigma, label, observed), start, whole, seed, num_steps)
 
 
 def _run(

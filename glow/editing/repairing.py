@@ -12,7 +12,7 @@ from glow.console import track
 from glow.data.images.decoding import ImageForm, decode
 from glow.editing.choosing import Data
 from glow.editing.pictures import png_bytes, sheet
-from glow.editing.repair import NUM_CHAINS, inpaint, restore
+from glow.editing.repair import NUM_CHAINS, OBSERVED, inpaint, restore
 from glow.editing.tasks import Result, chosen
 
 HALVES = ("left", "right", "top", "bottom", "center")
@@ -56,7 +56,9 @@ def write_repairs(data: Data, config: EditRun) -> Result:
     for number, image in enumerate(track(images.images, len(images.images), "image", config.what)):
         label = None if labels is None else int(labels[number])
         if mask is None:
-            found, given = restore(model, image, config.sigma, label, config.seed, config.num_draws), image
+            found = restore(model, image, config.sigma, label, config.seed, config.num_draws, config.observed)
+            observe, fill = OBSERVED[config.observed]
+            given = fill(observe(image[None].float()), len(image))[0].round().to(torch.uint8)
         else:
             found = inpaint(model, image, mask, label, config.seed, config.num_draws)
             given = image.masked_fill(mask, 127)

@@ -59,7 +59,7 @@ def check(density, mean, covariance, num_chains=64):
     assert ((draws.mean(0) - mean).abs() / (deviation / effective.sqrt())).max() < 4.5
     found = torch.cov(draws.T) / deviation / deviation[:, None]
     torch.testing.assert_close(found, covariance / deviation / deviation[:, None], atol=0.15, rtol=0)
-    best = ascend(density, start, 200)
+    best = ascend(density, start, 400)
     assert ((best - mean).abs() / deviation).max() < 0.05
 
 
@@ -84,6 +84,33 @@ def test_noise_is_removed_as_from_a_gaussian(gaussian):
     spread = torch.linalg.inv(precision)
     expected = spread @ (torch.linalg.solve(covariance, mean) + point.flatten() / sigma**2)
     check(given_noisy(model, point, sigma), expected, spread)
+
+
+def test_details_are_drawn_as_from_a_gaussian_that_is_seen_at_half_its_size(gaussian):
+    model, mean, covariance = gaussian
+    torch.manual_seed(1)
+    point, sigma = torch.randn(1, 4, 4).double() * 0.3, 0.2
+    means = torch.zeros(4, 16).double()  # of 2x2 pixels
+    for row, column in ((row, column) for row in range(4) for column in range(4)):
+        means[2 * (row // 2) + column // 2, 4 * row + column] = 0.25
+    spread = torch.linalg.inv(torch.linalg.inv(covariance) + means.T @ means / sigma**2)
+    seen = means @ point.flatten()
+    expected = spread @ (torch.linalg.solve(covariance, mean) + means.T @ seen / sigma**2)
+    check(given_noisy(model, seen.view(1, 2, 2), sigma, observed="half_size"), expected, spread)
+
+
+def test_colours_do_not_count_where_grey_is_seen():
+    glow_model = tiny_glow(torch.float64)
+    perturb(glow_model, 0.02)
+    model, x = glow.TrainedGlow(glow_model), torch.randn(2, 3, 8, 8).double() * 0.2
+    seen = torch.randn(1, 8, 8).double() * 0.2
+    distance = (x.mean(1) - seen).square().sum((1, 2)) / (2 * 0.1**2)
+    found = given_noisy(model, seen, 0.1, observed="grey")(x.flatten(1))
+    torch.testing.assert_close(found, log_density(model, x) - distance)
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    turned = image[[1, 2, 0]]  # the same mean
+    drawn = [restore(model, each, 0.1, num_steps=10, observed="grey").samples for each in (image, turned)]
+    assert (drawn[0].int() - drawn[1].int()).abs().max() <= 1
 
 
 def test_effective_samples_of_an_autoregressive_chain():
