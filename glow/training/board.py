@@ -50,7 +50,8 @@ class Board:
         self._writer("").add_text("config", "".join(f"    {line}\n" for line in text.splitlines()), self._start_step)
         given = {name: value for name, value in flatten(config).items() if value is not None}
         plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in given.items()}
-        self._writer("").file_writer.add_summary(hparams_pb(plain))  # type: ignore[attr-defined]
+        writer: Any = self._writer("").file_writer  # whose hint is None
+        writer.add_summary(hparams_pb(plain))
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Write numbers, and images (uint8 ``[H, W, 3]``)."""

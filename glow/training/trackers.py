@@ -93,14 +93,14 @@ def _start(name: str, run: TrainRun, known: str | None) -> tuple[GeneralTracker,
     """Begin a run of a tracker, with the configuration and the environment, or go on with a known one."""
     title = Path(run.output).resolve().name
     key = known or f"{path_part(title)}-{secrets.token_hex(4)}"
-    every: dict[str, dict[str, Any]] = {
+    options: dict[str, dict[str, Any]] = {
         "wandb": {"id": key, "name": title, "resume": "allow", "dir": run.output},
         "trackio": {"name": key, "resume": "allow"},
         "mlflow": {"run_id": known, "run_name": title},
         "aim": {"run_hash": known, "experiment": title},
     }
     try:
-        tracker = LOGGER_TYPE_TO_CLASS[name](run.tracker_project, **every[name])
+        tracker = LOGGER_TYPE_TO_CLASS[name](run.tracker_project, **options[name])
         tracker.start()
         if known is None or name != "mlflow":  # which takes no second value of a parameter
             tracker.store_init_configuration(_description(run))
