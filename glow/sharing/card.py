@@ -97,6 +97,8 @@ def _model_rows(export: Export, num_parameters: int) -> dict[str, object]:
     names = ["kind", "num_layers"] if isinstance(config, FlowConfig) else ["num_levels", "num_steps_per_level"]
     names += ["hidden_channels"] + (["coupling", "permutation", "network"] if isinstance(config, ModelConfig) else [])
     rows = {name: getattr(config, name) for name in names}
+    if isinstance(config, ModelConfig):
+        rows["num_steps_per_level"] = config.steps_text
     return {**rows, "parameters": f"{num_parameters:,}", "weights": f"{export.weights}, float32"}
 
 
