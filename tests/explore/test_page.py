@@ -224,7 +224,9 @@ def visit(tab, folder):
         tab.screenshot(path=folder / f"{name}.png", full_page=True)
     tab.get_by_role("tab", name="Repair").click()
     tab.get_by_role("radio", name="what I paint").check()
-    place = tab.locator("canvas:visible").first.bounding_box()
+    canvas = tab.locator("canvas:visible").first
+    canvas.scroll_into_view_if_needed()
+    place = canvas.bounding_box()
     x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
     tab.mouse.move(x - 40, y)
     tab.mouse.down()
