@@ -20,7 +20,8 @@ def test_demo_beats_its_baselines_on_digits(tmp_path, capsys):
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(training))
     run = tmp_path / "run"
     demo.main(["--data", str(tmp_path / "data"), "--output", str(run), "--training", str(tmp_path / "short.yaml")])
-    grid, report = (line.split(": ")[1] for line in capsys.readouterr().out.splitlines()[-2:])
+    *_, grid, report, page = (line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines())
+    assert page == f"make explore, or glow explore --checkpoint {run}"
     assert Path(grid).is_file()
     assert Path(report).is_file()
     summary = json.loads((Path(report).parent / "bpd.json").read_text())
