@@ -113,7 +113,6 @@ def sample_tab(page: gr.Blocks, answers: Answers) -> Callable[[Sequence[Picked]]
             gr.Info("This sample is now the image of the other tabs.", duration=4)
             return [found, SAMPLE] * len(others)
 
-        send.__annotations__["event"] = gr.SelectData
         shown.select(send, inputs, [part for other in others for part in (other.picture, other.source)])
 
     return send_to

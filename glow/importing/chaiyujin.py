@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glow.config import ModelConfig
-from glow.importing.converting import State, actnorm, check_size, convert, even_then_odd, named
+from glow.importing.converting import State, actnorm, check_size, convert, even_then_odd, lu_convolution, named
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,8 @@ def _tensors(theirs: State, config: ModelConfig, names: _Names) -> dict[str, Ten
 def _step(theirs: State, source: str, config: ModelConfig, names: _Names) -> dict[str, Tensor]:
     ours = named("0", actnorm(theirs[f"{source}.actnorm.bias"], theirs[f"{source}.actnorm.logs"]))
     if config.permutation == "lu":
-        ours |= {
-            "1.permutation": theirs[f"{source}.invconv.p"],
-            "1.lower": theirs[f"{source}.invconv.{names.lower}"].tril(-1),
-            "1.upper": theirs[f"{source}.invconv.{names.upper}"].triu(1),
-            "1.log_s": theirs[f"{source}.invconv.log_s"],
-            "1.sign": theirs[f"{source}.invconv.sign_s"],
-        }
+        parts = [f"{source}.invconv.{name}" for name in ("p", names.lower, names.upper, "log_s", "sign_s")]
+        ours |= named("1", lu_convolution(theirs, parts))
     else:
         ours["1.matrix"] = theirs[f"{source}.invconv.weight"]
     network = f"{source}.{names.network}"

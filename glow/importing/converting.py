@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -79,6 +79,24 @@ def actnorm(bias: Tensor, log_scale: Tensor) -> dict[str, Tensor]:
         "bias": bias.flatten(),
         "log_scale": log_scale.flatten(),
         "initialized": torch.ones((), dtype=torch.bool),
+    }
+
+
+def lu_convolution(theirs: State, names: Sequence[str], sign: Tensor | float = 1.0) -> dict[str, Tensor]:
+    """Return the tensors of an ``LUConv1x1`` whose columns have these signs.
+
+    Args:
+        theirs: The state dict.
+        names: Of the permutation, the lower and the upper matrix, log|s| and the signs of s.
+        sign: 1 or -1 for each column.
+    """
+    permutation, lower, upper, log_s, signs = (theirs[name] for name in names)
+    return {
+        "permutation": permutation,
+        "lower": lower.tril(-1),
+        "upper": upper.triu(1) * sign,
+        "log_s": log_s,
+        "sign": signs * sign,
     }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glow.config import ModelConfig
-from glow.importing.converting import State, actnorm, check_trained, convert, even_then_odd, named
+from glow.importing.converting import State, actnorm, check_trained, convert, even_then_odd, lu_convolution, named
 
 
 def from_kamenbliznashki(
@@ -94,13 +94,8 @@ def _step(theirs: State, source: str, config: ModelConfig) -> dict[str, Tensor]:
     sign, ours = _divisive_actnorm(theirs, f"{source}.0")
     ours = named("0", ours)
     if config.permutation == "lu":
-        ours |= {
-            "1.permutation": theirs[f"{source}.1.p"],
-            "1.lower": theirs[f"{source}.1.l"].tril(-1),
-            "1.upper": theirs[f"{source}.1.u"].triu(1) * sign,
-            "1.log_s": theirs[f"{source}.1.log_s"],
-            "1.sign": theirs[f"{source}.1.sign_s"] * sign,
-        }
+        names = [f"{source}.1.{name}" for name in ("p", "l", "u", "log_s", "sign_s")]
+        ours |= named("1", lu_convolution(theirs, names, sign))
     else:
         ours["1.matrix"] = theirs[f"{source}.1.w"] * sign
     for number in (1, 2):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glow.config import ModelConfig
-from glow.importing.converting import State, actnorm, check_size, check_trained, convert, named
+from glow.importing.converting import State, actnorm, check_size, check_trained, convert, lu_convolution, named
 
 NET = "flows.0.flows.1.param_map.net"
 
@@ -146,13 +146,8 @@ def _step(theirs: State, block: str, config: ModelConfig) -> dict[str, Tensor]:
     ours = named("0", actnorm(-theirs[f"{block}.flows.2.t"], -theirs[f"{block}.flows.2.s"]))
     mix, net = f"{block}.flows.1", f"{block}.{NET}"
     if config.permutation == "lu":
-        ours |= {
-            "1.permutation": theirs[f"{mix}.P"],
-            "1.lower": theirs[f"{mix}.L"].tril(-1),
-            "1.upper": theirs[f"{mix}.U"].triu(1),
-            "1.log_s": theirs[f"{mix}.log_S"],
-            "1.sign": theirs[f"{mix}.sign_S"],
-        }
+        names = [f"{mix}.{name}" for name in ("P", "L", "U", "log_S", "sign_S")]
+        ours |= named("1", lu_convolution(theirs, names))
     else:
         ours["1.matrix"] = theirs[f"{mix}.W"]
     stride = 3 if config.network_actnorm else 2  # layers from a convolution to the next

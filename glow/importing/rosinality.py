@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glow.config import ModelConfig
-from glow.importing.converting import State, actnorm, check_trained, convert, named
+from glow.importing.converting import State, actnorm, check_trained, convert, lu_convolution, named
 
 
 def from_rosinality(
@@ -94,13 +94,8 @@ def _convert_step(theirs: State, source: str, config: ModelConfig) -> dict[str, 
     sign = scale.sign()
     ours = named("0", actnorm(theirs[f"{source}.actnorm.loc"], scale.abs().log()))
     if config.permutation == "lu":
-        ours |= {
-            "1.permutation": theirs[f"{source}.invconv.w_p"],
-            "1.lower": theirs[f"{source}.invconv.w_l"].tril(-1),
-            "1.upper": theirs[f"{source}.invconv.w_u"].triu(1) * sign,
-            "1.log_s": theirs[f"{source}.invconv.w_s"],
-            "1.sign": theirs[f"{source}.invconv.s_sign"] * sign,
-        }
+        names = [f"{source}.invconv.{name}" for name in ("w_p", "w_l", "w_u", "w_s", "s_sign")]
+        ours |= named("1", lu_convolution(theirs, names, sign))
     else:
         ours["1.matrix"] = _plain_weight(theirs, f"{source}.invconv") * sign
     last = {
